@@ -54,12 +54,18 @@ impl FromStr for Lsn {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let half = |part: &str| {
-            let valid = (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
+            let valid =
+                (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
             valid.then(|| u32::from_str_radix(part, 16).ok()).flatten()
         };
         text.split_once('/')
-            .and_then(|(high, low)| Some(Self(u64::from(half(high)?) << 32 | u64::from(half(low)?))))
-            .ok_or_else(|| ParseError { text: text.into(), wanted: "an LSN such as 0/3000028" })
+            .and_then(|(high, low)| {
+                Some(Self(u64::from(half(high)?) << 32 | u64::from(half(low)?)))
+            })
+            .ok_or_else(|| ParseError {
+                text: text.into(),
+                wanted: "an LSN such as 0/3000028",
+            })
     }
 }
 
@@ -82,7 +88,10 @@ impl TimelineId {
             .flatten()
             .filter(|&id| id != 0)
             .map(Self)
-            .ok_or_else(|| ParseError { text: text.into(), wanted: "a timeline such as 00000001" })
+            .ok_or_else(|| ParseError {
+                text: text.into(),
+                wanted: "a timeline such as 00000001",
+            })
     }
 }
 
@@ -109,23 +118,45 @@ impl WalFileName {
             wanted: "a WAL segment such as 000000010000000000000003 or a history file such as 00000002.history",
         };
         if let Some(timeline) = name.strip_suffix(".history") {
-            return TimelineId::from_stream(timeline).map(Self::History).map_err(|_| wrong());
+            return TimelineId::from_stream(timeline)
+                .map(Self::History)
+                .map_err(|_| wrong());
         }
         let hex = |range: std::ops::Range<usize>| {
-            let part = name.get(range).filter(|p| p.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F')))?;
+            let part = name
+                .get(range)
+                .filter(|p| p.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F')))?;
             u32::from_str_radix(part, 16).ok()
         };
-        let timeline = name.get(..8).and_then(|t| TimelineId::from_stream(t).ok()).ok_or_else(wrong)?;
-        let (log, segment) = hex(8..16).zip(hex(16..24)).filter(|_| name.len() == 24).ok_or_else(wrong)?;
-        let start = u64::from(log) << 32 | u64::from(segment).checked_mul(segment_bytes).ok_or_else(wrong)?;
+        let timeline = name
+            .get(..8)
+            .and_then(|t| TimelineId::from_stream(t).ok())
+            .ok_or_else(wrong)?;
+        let (log, segment) = hex(8..16)
+            .zip(hex(16..24))
+            .filter(|_| name.len() == 24)
+            .ok_or_else(wrong)?;
+        let start = u64::from(log) << 32
+            | u64::from(segment)
+                .checked_mul(segment_bytes)
+                .ok_or_else(wrong)?;
         let fits = u64::from(segment) * segment_bytes < 1 << 32;
-        if fits { Ok(Self::Segment(timeline, Lsn(start))) } else { Err(wrong()) }
+        if fits {
+            Ok(Self::Segment(timeline, Lsn(start)))
+        } else {
+            Err(wrong())
+        }
     }
 
     /// The name of the WAL segment of `timeline` that holds `at`.
     #[must_use]
     pub fn segment(timeline: TimelineId, at: Lsn, segment_bytes: u64) -> String {
-        format!("{}{:08X}{:08X}", timeline.stream(), at.0 >> 32, (at.0 & 0xFFFF_FFFF) / segment_bytes)
+        format!(
+            "{}{:08X}{:08X}",
+            timeline.stream(),
+            at.0 >> 32,
+            (at.0 & 0xFFFF_FFFF) / segment_bytes
+        )
     }
 }
 
@@ -147,9 +178,22 @@ mod tests {
         let bytes = 16 << 20;
         let name = WalFileName::segment(TimelineId(3), Lsn(0x2_FF00_1234), bytes);
         assert_eq!(name, "0000000300000002000000FF");
-        assert_eq!(WalFileName::parse(&name, bytes), Ok(WalFileName::Segment(TimelineId(3), Lsn(0x2_FF00_0000))));
-        assert_eq!(WalFileName::parse("0000000A.history", bytes), Ok(WalFileName::History(TimelineId(10))));
-        for wrong in ["000000030000000200000100", "00000003.partial", "00000000.history", "", "é", "00000003000000020000000"] {
+        assert_eq!(
+            WalFileName::parse(&name, bytes),
+            Ok(WalFileName::Segment(TimelineId(3), Lsn(0x2_FF00_0000)))
+        );
+        assert_eq!(
+            WalFileName::parse("0000000A.history", bytes),
+            Ok(WalFileName::History(TimelineId(10)))
+        );
+        for wrong in [
+            "000000030000000200000100",
+            "00000003.partial",
+            "00000000.history",
+            "",
+            "é",
+            "00000003000000020000000",
+        ] {
             assert!(WalFileName::parse(wrong, bytes).is_err(), "{wrong}");
         }
     }
