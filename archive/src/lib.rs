@@ -1,2 +1,9 @@
 #![forbid(unsafe_code)]
-//! Skeleton.
+//! What an archive IS: sealed objects, keys, the store, the writer, the reader and the catalogue.
+//!
+//! The way of a byte: [`writer`] cuts and compresses it, [`object`] seals it, [`store`] keeps it, [`reader`] finds
+//! it again. This crate knows no database.
+
+pub mod keys;
+pub mod object;
+pub mod store;

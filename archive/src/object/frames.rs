@@ -1,0 +1,240 @@
+//! The payload of an object: independent zstd frames, then a footer that maps plaintext to frames.
+//!
+//! Frames are compressed while the segment is still being received, on every core; the footer is what ranged reads
+//! start from. All of it is sealed: it is trusted only after authentication, and still bounded when read.
+
+use std::cell::RefCell;
+
+/// Plaintext bytes of a frame at most.
+pub const FRAME_BYTES_MAX: usize = 1 << 20;
+/// Bytes of the end of the footer.
+pub const FOOTER_TAIL_BYTES: usize = 16;
+/// Bytes of a summary at most.
+pub const SUMMARY_BYTES_MAX: usize = 1 << 20;
+
+const FOOTER_MAGIC: &[u8; 8] = b"PITRFOOT";
+const ENTRY_BYTES: usize = 8;
+
+/// One compressed frame.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    plaintext_bytes: u32,
+    compressed: Vec<u8>,
+}
+
+impl Frame {
+    /// Compresses at most [`FRAME_BYTES_MAX`] bytes at the given zstd level.
+    ///
+    /// # Panics
+    /// If `plaintext` is longer than a frame may be.
+    #[must_use]
+    pub fn compress(plaintext: &[u8], level: i32) -> Self {
+        thread_local! {
+            static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
+        }
+        assert!(
+            plaintext.len() <= FRAME_BYTES_MAX,
+            "a frame holds at most {FRAME_BYTES_MAX} bytes"
+        );
+        let mut compressed = COMPRESSOR.with_borrow_mut(|slot| {
+            let compressor = match slot {
+                Some((made_for, compressor)) if *made_for == level => compressor,
+                _ => {
+                    let compressor =
+                        zstd::bulk::Compressor::new(level).expect("zstd makes a context");
+                    &mut slot.insert((level, compressor)).1
+                }
+            };
+            compressor
+                .compress(plaintext)
+                .expect("zstd compresses into a buffer of its own bound")
+        });
+        compressed.shrink_to_fit();
+        Self {
+            plaintext_bytes: plaintext.len() as u32,
+            compressed,
+        }
+    }
+
+    /// Bytes that the frame takes in the payload.
+    #[must_use]
+    pub fn compressed_bytes(&self) -> usize {
+        self.compressed.len()
+    }
+
+    /// Bytes that it stands for.
+    #[must_use]
+    pub fn plaintext_bytes(&self) -> usize {
+        self.plaintext_bytes as usize
+    }
+}
+
+/// Lays frames and summary out as a payload.
+///
+/// # Panics
+/// If the summary is longer than [`SUMMARY_BYTES_MAX`].
+#[must_use]
+pub(crate) fn encode_payload(frames: &[Frame], summary: &[u8]) -> Vec<u8> {
+    assert!(summary.len() <= SUMMARY_BYTES_MAX, "a summary is small");
+    let frames_bytes: usize = frames.iter().map(Frame::compressed_bytes).sum();
+    let mut out = Vec::with_capacity(
+        frames_bytes + frames.len() * ENTRY_BYTES + summary.len() + FOOTER_TAIL_BYTES,
+    );
+    for frame in frames {
+        out.extend_from_slice(&frame.compressed);
+    }
+    for frame in frames {
+        out.extend_from_slice(&frame.plaintext_bytes.to_be_bytes());
+        out.extend_from_slice(&(frame.compressed.len() as u32).to_be_bytes());
+    }
+    out.extend_from_slice(summary);
+    out.extend_from_slice(&(frames.len() as u32).to_be_bytes());
+    out.extend_from_slice(&(summary.len() as u32).to_be_bytes());
+    out.extend_from_slice(FOOTER_MAGIC);
+    out
+}
+
+/// Where one frame lies, and what it stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FramePlace {
+    /// First plaintext byte.
+    pub plaintext_start: u64,
+    /// Plaintext bytes.
+    pub plaintext_bytes: usize,
+    /// Offset of the frame in the payload.
+    pub payload_start: u64,
+    /// Bytes in the payload.
+    pub compressed_bytes: usize,
+}
+
+/// The footer of a payload.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Footer {
+    /// The frames in order.
+    pub frames: Vec<FramePlace>,
+    /// What the engine notes about the plaintext; its own format.
+    pub summary: Vec<u8>,
+}
+
+/// Bytes of the footer, read from its last [`FOOTER_TAIL_BYTES`]; `None` if they are not a footer's.
+#[must_use]
+pub fn footer_bytes(tail: &[u8; FOOTER_TAIL_BYTES]) -> Option<u64> {
+    let count = u32::from_be_bytes(tail[..4].try_into().ok()?);
+    let summary = u32::from_be_bytes(tail[4..8].try_into().ok()?);
+    let sane = &tail[8..] == FOOTER_MAGIC && summary as usize <= SUMMARY_BYTES_MAX;
+    sane.then(|| {
+        u64::from(count) * ENTRY_BYTES as u64 + u64::from(summary) + FOOTER_TAIL_BYTES as u64
+    })
+}
+
+impl Footer {
+    /// Reads the footer from `bytes`, the last bytes of a payload of `payload_bytes` that stands for
+    /// `plaintext_bytes`. The reason if it is not valid, or if `bytes` does not hold all of it.
+    pub fn decode(
+        bytes: &[u8],
+        payload_bytes: u64,
+        plaintext_bytes: u64,
+    ) -> Result<Self, &'static str> {
+        let tail = bytes
+            .last_chunk::<FOOTER_TAIL_BYTES>()
+            .ok_or("the footer is cut off")?;
+        let length = footer_bytes(tail).ok_or("the footer's end is not valid")?;
+        let frames_bytes = payload_bytes
+            .checked_sub(length)
+            .ok_or("the footer is longer than the payload")?;
+        let start = (bytes.len() as u64)
+            .checked_sub(length)
+            .ok_or("the footer is cut off")? as usize;
+        let count = u32::from_be_bytes(tail[..4].try_into().expect("4 bytes")) as usize;
+        let (entries, rest) =
+            bytes[start..bytes.len() - FOOTER_TAIL_BYTES].split_at(count * ENTRY_BYTES);
+        let mut frames = Vec::with_capacity(count);
+        let (mut plaintext, mut payload) = (0_u64, 0_u64);
+        for entry in entries.chunks_exact(ENTRY_BYTES) {
+            let plaintext_len =
+                u32::from_be_bytes(entry[..4].try_into().expect("4 bytes")) as usize;
+            let compressed_len =
+                u32::from_be_bytes(entry[4..].try_into().expect("4 bytes")) as usize;
+            if !(1..=FRAME_BYTES_MAX).contains(&plaintext_len) {
+                return Err("a frame is longer than a frame may be");
+            }
+            frames.push(FramePlace {
+                plaintext_start: plaintext,
+                plaintext_bytes: plaintext_len,
+                payload_start: payload,
+                compressed_bytes: compressed_len,
+            });
+            plaintext += plaintext_len as u64;
+            payload += compressed_len as u64;
+        }
+        if payload != frames_bytes || plaintext != plaintext_bytes {
+            return Err("the frames do not add up to the lengths in the header");
+        }
+        Ok(Self {
+            frames,
+            summary: rest.to_vec(),
+        })
+    }
+}
+
+/// Decompresses one frame onto the end of `out`. The reason if it does not hold exactly `plaintext_bytes`.
+pub(crate) fn decompress(
+    frame: &[u8],
+    plaintext_bytes: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), &'static str> {
+    thread_local! {
+        static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    let at = out.len();
+    out.resize(at + plaintext_bytes, 0);
+    let written = DECOMPRESSOR.with_borrow_mut(|slot| {
+        let decompressor = slot
+            .get_or_insert_with(|| zstd::bulk::Decompressor::new().expect("zstd makes a context"));
+        decompressor.decompress_to_buffer(frame, &mut out[at..])
+    });
+    match written {
+        Ok(bytes) if bytes == plaintext_bytes => Ok(()),
+        Ok(_) => Err("it holds fewer bytes than the footer says"),
+        Err(_) => Err("it does not decompress to the length in the footer"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_frame_that_unpacks_to_more_than_it_says_is_refused() {
+        let bomb = Frame::compress(&vec![0; FRAME_BYTES_MAX], 1);
+        let mut out = Vec::new();
+        assert!(decompress(&bomb.compressed, 1000, &mut out).is_err());
+        assert!(decompress(&bomb.compressed, FRAME_BYTES_MAX, &mut Vec::new()).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_footer_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..300), whole in any::<u64>()) {
+            let _ = Footer::decode(&bytes, whole, whole);
+            let mut magic = bytes;
+            magic.extend_from_slice(FOOTER_MAGIC);
+            let _ = Footer::decode(&magic, magic.len() as u64, whole);
+        }
+
+        #[test]
+        fn frames_are_found_again(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..100), 0..9), summary in proptest::collection::vec(any::<u8>(), 0..50)) {
+            let frames: Vec<_> = pieces.iter().map(|piece| Frame::compress(piece, 1)).collect();
+            let payload = encode_payload(&frames, &summary);
+            let plaintext: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+            let footer = Footer::decode(&payload, payload.len() as u64, plaintext).unwrap();
+            prop_assert_eq!(&footer.summary, &summary);
+            let mut out = Vec::new();
+            for place in &footer.frames {
+                let start = place.payload_start as usize;
+                decompress(&payload[start..start + place.compressed_bytes], place.plaintext_bytes, &mut out).unwrap();
+            }
+            prop_assert_eq!(out, pieces.concat());
+        }
+    }
+}
