@@ -1,2 +1,10 @@
 #![forbid(unsafe_code)]
-//! Skeleton.
+//! `pitrd`, the archiving daemon: configuration, pre-flight check, supervision. `pitr-tool` shares this library half
+//! for the configuration, the log and the exit codes.
+
+pub mod check;
+pub mod config;
+pub mod exit;
+pub mod log;
+pub mod notify;
+pub mod supervise;

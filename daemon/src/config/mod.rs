@@ -1,0 +1,332 @@
+//! The configuration file: TOML in, checked values out. It is the daemon's first step, and the one `pitr-tool` takes
+//! with `--config`; nothing behind it reads TOML, resolves a relative path or doubts a range again.
+
+mod section;
+mod units;
+mod url;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use section::{Section, Source};
+use toml::de::{DeTable, DeValue};
+
+pub use section::{ConfigError, KNOWN, Place};
+pub use units::{parse_bytes, parse_duration, parse_rate, show_bytes, show_duration};
+pub use url::{ArchiveUrl, UrlError};
+
+const SEGMENT_BYTES: (u64, u64) = (64 << 10, 64 << 20);
+const LINGER: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(600));
+const BACKUP_EVERY_MIN: Duration = Duration::from_secs(60);
+const PUTS_IN_FLIGHT_MAX: u64 = 16;
+
+/// A configuration that has been read and found to make sense. Paths are absolute or relative to the working
+/// directory exactly as the file's own path was: a relative path in the file starts at the file's directory.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it was read from.
+    pub path: PathBuf,
+    /// `[archive]`
+    pub archive: Archive,
+    /// `[encryption]`
+    pub encryption: Encryption,
+    /// `[source.postgres]`
+    pub source: PostgresSource,
+    /// `[segment]`
+    pub segment: Segment,
+    /// `[backup]`
+    pub backup: Backup,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// `[archive]`: where the archive lies and who signs for it.
+#[derive(Clone, Debug)]
+pub struct Archive {
+    /// Where the archive lies.
+    pub url: ArchiveUrl,
+    /// The file of the signing key, by default the configuration's path with the extension `.signing-key`.
+    pub signing_key_file: PathBuf,
+}
+
+/// `[encryption]`: for whom data keys are wrapped. There is no unencrypted mode.
+#[derive(Clone, Debug)]
+pub enum Encryption {
+    /// Public halves only, at least one, as `x25519:…`: this host writes and cannot read.
+    Recipients(Vec<String>),
+    /// A file with one symmetric key: this host writes and can read.
+    KeyFile(PathBuf),
+}
+
+/// `[source.postgres]`: the server to archive.
+#[derive(Clone)]
+pub struct PostgresSource {
+    /// A connection string as libpq has them. May hold a password, so `Debug` does not show it.
+    pub connection: String,
+    /// The physical replication slot.
+    pub slot: String,
+    /// A file whose first line is the password.
+    pub password_file: Option<PathBuf>,
+    /// Whether a standby may be the source.
+    pub allow_standby: bool,
+    /// Whether a missing slot is created.
+    pub create_slot: bool,
+}
+
+impl fmt::Debug for PostgresSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresSource")
+            .field("slot", &self.slot)
+            .field("password_file", &self.password_file)
+            .field("allow_standby", &self.allow_standby)
+            .field("create_slot", &self.create_slot)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `[segment]`: how the stream is cut into objects.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// A segment closes at this many bytes, 64 KiB to 64 MiB.
+    pub bytes_max: u64,
+    /// A segment closes this long after its first byte, 10 ms to 10 min.
+    pub linger: Duration,
+    /// How contents are compressed.
+    pub compression: Compression,
+    /// How many puts may be under way at once, 1 to 16.
+    pub puts_in_flight: u8,
+}
+
+/// How contents are compressed before they are sealed. Written `zstd:1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// zstd at a level of -7 to -1 or 1 to 19.
+    Zstd(i32),
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Zstd(level) => write!(f, "zstd:{level}"),
+        }
+    }
+}
+
+/// `[backup]`: base backups the daemon takes by itself.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    /// A full base backup is taken when the last is older than this; off when absent.
+    pub every: Option<Duration>,
+    /// Bytes a second at most, for every base backup.
+    pub rate_limit: Option<u64>,
+}
+
+/// `[log]`: what goes to standard error.
+#[derive(Clone, Copy, Debug)]
+pub struct Log {
+    /// Lines for people or for machines.
+    pub format: LogFormat,
+    /// What is said at all.
+    pub level: LogLevel,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line of text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How much is logged: `error`, `warn`, `info`, `debug` or `trace`.
+pub type LogLevel = tracing::Level;
+
+impl Config {
+    /// Reads the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.into(),
+            source,
+        })?;
+        Self::parse(path, &text)
+    }
+
+    /// Reads `text` as the contents of the file at `path`; touches no file.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let source = Source { file: path, text };
+        let table = DeTable::parse(text).map_err(|error| {
+            let offset = error.span().map(|span| span.start);
+            source.wrong(offset, format!("not TOML: {}", error.message()), None)
+        })?;
+        let root = Section::root(source, table.get_ref())?;
+        Ok(Self {
+            archive: archive(&root.open("archive")?, path)?,
+            encryption: encryption(&root.open("encryption")?, path)?,
+            source: postgres(&root.open("source")?.open("postgres")?, path)?,
+            segment: segment(&root.open("segment")?)?,
+            backup: backup(&root.open("backup")?)?,
+            log: log(&root.open("log")?)?,
+            path: path.into(),
+        })
+    }
+}
+
+fn archive(section: &Section<'_>, path: &Path) -> Result<Archive, ConfigError> {
+    let url = section.require(
+        "url",
+        "a URL such as \"file:///var/lib/pitrd/orders\"",
+        text,
+    )?;
+    let url = url
+        .parse()
+        .map_err(|error: UrlError| section.wrong("url", format!("is refused: {error}")))?;
+    let signing_key_file = section.get("signing_key_file", FILE, |value| file(value, path))?;
+    Ok(Archive {
+        url,
+        signing_key_file: signing_key_file.unwrap_or_else(|| path.with_extension("signing-key")),
+    })
+}
+
+fn encryption(section: &Section<'_>, path: &Path) -> Result<Encryption, ConfigError> {
+    let list =
+        "a list of one or more recipients such as [\"x25519:…\"], as pitr-tool keygen prints them";
+    let recipients = section.get("recipients", list, |value| {
+        let names = value.as_array()?.iter().map(|item| text(item.get_ref()));
+        let names = names.collect::<Option<Vec<_>>>()?;
+        let valid = !names.is_empty() && names.iter().all(|name| name.starts_with("x25519:"));
+        valid.then_some(names)
+    })?;
+    let key_file = section.get("key_file", FILE, |value| file(value, path))?;
+    match (recipients, key_file) {
+        (Some(recipients), None) => Ok(Encryption::Recipients(recipients)),
+        (None, Some(file)) => Ok(Encryption::KeyFile(file)),
+        (Some(_), Some(_)) => Err(section.wrong(
+            "key_file",
+            "stands beside recipients; keep one of the two, and prefer recipients, which let this host write and not read".into(),
+        )),
+        (None, None) => Err(section.wrong(
+            "recipients",
+            "is missing, and so is key_file: there is no unencrypted mode, so make an identity with pitr-tool keygen and name its recipient here".into(),
+        )),
+    }
+}
+
+fn postgres(section: &Section<'_>, path: &Path) -> Result<PostgresSource, ConfigError> {
+    let connection = "a connection string such as \"host=/run/postgresql user=pitrd\"";
+    let slot = "a slot name: 1 to 63 of the characters a-z, 0-9 and _";
+    Ok(PostgresSource {
+        connection: section.require("connection", connection, |value| {
+            text(value).filter(|s| !s.trim().is_empty())
+        })?,
+        slot: section
+            .get("slot", slot, |value| {
+                text(value).filter(|name| is_slot_name(name))
+            })?
+            .unwrap_or_else(|| "pitrd".into()),
+        password_file: section.get("password_file", FILE, |value| file(value, path))?,
+        allow_standby: section
+            .get("allow_standby", "true or false", DeValue::as_bool)?
+            .unwrap_or(false),
+        create_slot: section
+            .get("create_slot", "true or false", DeValue::as_bool)?
+            .unwrap_or(true),
+    })
+}
+
+fn segment(section: &Section<'_>) -> Result<Segment, ConfigError> {
+    let size = "a byte size from \"64 KiB\" to \"64 MiB\"";
+    let bytes_max = section.get("bytes_max", size, |value| {
+        bytes(value).filter(|size| (SEGMENT_BYTES.0..=SEGMENT_BYTES.1).contains(size))
+    })?;
+    let time = "a duration from \"10ms\" to \"10min\", such as \"1s\" or \"200ms\"";
+    let linger = section.get("linger", time, |value| {
+        parse_duration(value.as_str()?).filter(|time| (LINGER.0..=LINGER.1).contains(time))
+    })?;
+    let codec = "\"zstd:1\" to \"zstd:19\", or \"zstd:-1\" to \"zstd:-7\" for less work";
+    let compression = section.get("compression", codec, |value| compression(value.as_str()?))?;
+    let puts_in_flight = section.get("puts_in_flight", "a whole number from 1 to 16", |value| {
+        let count = integer(value).filter(|count| (1..=PUTS_IN_FLIGHT_MAX).contains(count))?;
+        u8::try_from(count).ok()
+    })?;
+    Ok(Segment {
+        bytes_max: bytes_max.unwrap_or(16 << 20),
+        linger: linger.unwrap_or(Duration::from_secs(1)),
+        compression: compression.unwrap_or(Compression::Zstd(1)),
+        puts_in_flight: puts_in_flight.unwrap_or(4),
+    })
+}
+
+fn backup(section: &Section<'_>) -> Result<Backup, ConfigError> {
+    let every = "a duration of a minute or more, such as \"24h\" or \"7d\"";
+    let rate = "bytes a second above zero, such as \"50 MiB/s\"";
+    Ok(Backup {
+        every: section.get("every", every, |value| {
+            parse_duration(value.as_str()?).filter(|time| *time >= BACKUP_EVERY_MIN)
+        })?,
+        rate_limit: section.get("rate_limit", rate, |value| {
+            value
+                .as_str()
+                .map_or_else(|| integer(value).filter(|rate| *rate > 0), parse_rate)
+        })?,
+    })
+}
+
+fn log(section: &Section<'_>) -> Result<Log, ConfigError> {
+    let format = section.get("format", "\"text\" or \"json\"", |value| {
+        match value.as_str()? {
+            "text" => Some(LogFormat::Text),
+            "json" => Some(LogFormat::Json),
+            _ => None,
+        }
+    })?;
+    let levels = "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"";
+    let level = section.get("level", levels, |value| match value.as_str()? {
+        "error" => Some(LogLevel::ERROR),
+        "warn" => Some(LogLevel::WARN),
+        "info" => Some(LogLevel::INFO),
+        "debug" => Some(LogLevel::DEBUG),
+        "trace" => Some(LogLevel::TRACE),
+        _ => None,
+    })?;
+    Ok(Log {
+        format: format.unwrap_or(LogFormat::Text),
+        level: level.unwrap_or(LogLevel::INFO),
+    })
+}
+
+const FILE: &str = "the path of a file";
+
+fn file(value: &DeValue<'_>, config: &Path) -> Option<PathBuf> {
+    let name = value.as_str().filter(|name| !name.is_empty())?;
+    Some(config.parent().unwrap_or(Path::new("")).join(name))
+}
+
+fn text(value: &DeValue<'_>) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+fn bytes(value: &DeValue<'_>) -> Option<u64> {
+    value.as_str().map_or_else(|| integer(value), parse_bytes)
+}
+
+fn integer(value: &DeValue<'_>) -> Option<u64> {
+    let number = value.as_integer()?;
+    u64::from_str_radix(number.as_str(), number.radix()).ok()
+}
+
+fn is_slot_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
+
+fn compression(text: &str) -> Option<Compression> {
+    let level: i32 = text.strip_prefix("zstd:")?.parse().ok()?;
+    matches!(level, -7..=-1 | 1..=19).then_some(Compression::Zstd(level))
+}
+
+#[cfg(test)]
+mod tests;

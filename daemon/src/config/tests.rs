@@ -1,0 +1,194 @@
+//! What the configuration accepts and how it refuses.
+
+use super::*;
+
+const SMALLEST: &str = r#"
+[archive]
+url = "file:///var/lib/pitrd/orders"
+[encryption]
+recipients = ["x25519:abc"]
+[source.postgres]
+connection = "host=/run/postgresql user=pitrd"
+"#;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Path::new("/etc/pitrd/orders.toml"), text)
+}
+
+fn refusal(text: &str) -> String {
+    match parse(text) {
+        Ok(_) => panic!("accepted: {text}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn the_smallest_file_gets_the_documented_defaults() {
+    let config = parse(SMALLEST).unwrap();
+    assert_eq!(
+        config.archive.url.to_string(),
+        "file:///var/lib/pitrd/orders"
+    );
+    assert_eq!(
+        config.archive.signing_key_file,
+        Path::new("/etc/pitrd/orders.signing-key")
+    );
+    assert_eq!(config.source.slot, "pitrd");
+    assert!(config.source.create_slot && !config.source.allow_standby);
+    assert_eq!(config.segment.bytes_max, 16 << 20);
+    assert_eq!(config.segment.linger, Duration::from_secs(1));
+    assert_eq!(config.segment.compression, Compression::Zstd(1));
+    assert_eq!(config.segment.puts_in_flight, 4);
+    assert_eq!(config.backup.every, None);
+    assert_eq!(config.log.level, LogLevel::INFO);
+}
+
+#[test]
+fn every_key_can_be_given() {
+    let config = parse(
+        r#"
+[archive]
+url = "file:///srv/archive"
+signing_key_file = "keys/signing"
+[encryption]
+key_file = "/etc/pitrd/key"
+[source.postgres]
+connection = "host=db"
+slot = "orders_1"
+password_file = "password"
+allow_standby = true
+create_slot = false
+[segment]
+bytes_max = 65536
+linger = "200ms"
+compression = "zstd:-1"
+puts_in_flight = 16
+[backup]
+every = "1d"
+rate_limit = "50 MiB/s"
+[log]
+format = "json"
+level = "debug"
+"#,
+    )
+    .unwrap();
+    assert_eq!(
+        config.archive.signing_key_file,
+        Path::new("/etc/pitrd/keys/signing")
+    );
+    assert!(
+        matches!(&config.encryption, Encryption::KeyFile(path) if path == Path::new("/etc/pitrd/key"))
+    );
+    assert_eq!(
+        config.source.password_file.as_deref(),
+        Some(Path::new("/etc/pitrd/password"))
+    );
+    assert_eq!(config.segment.bytes_max, 64 << 10);
+    assert_eq!(config.segment.compression, Compression::Zstd(-1));
+    assert_eq!(config.backup.every, Some(Duration::from_secs(86_400)));
+    assert_eq!(config.backup.rate_limit, Some(50 << 20));
+    assert_eq!(config.log.format, LogFormat::Json);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_file_line_and_the_nearest() {
+    let text = format!("{SMALLEST}[segment]\nlinger = \"1s\"\nbyte_max = \"16 MiB\"\n");
+    assert_eq!(
+        refusal(&text),
+        "/etc/pitrd/orders.toml:10: unknown key \"byte_max\" in [segment]; the nearest known key is \"bytes_max\""
+    );
+}
+
+#[test]
+fn an_unknown_section_is_refused_with_the_nearest() {
+    let said = refusal(&format!("{SMALLEST}[segments]\nlinger = \"1s\"\n"));
+    assert!(said.starts_with("/etc/pitrd/orders.toml:8: "), "{said}");
+    assert!(
+        said.ends_with("the nearest known key is \"segment\""),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_key_in_the_wrong_section_is_told_where_it_belongs() {
+    let said = refusal(&SMALLEST.replace("[encryption]", "linger = \"1s\"\n[encryption]"));
+    assert!(
+        said.contains(":4: ") && said.ends_with("it belongs in [segment]"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_value_out_of_range_is_refused_with_what_is_allowed() {
+    for (line, allowed) in [
+        ("[segment]\nbytes_max = \"1 KiB\"", "64 KiB"),
+        ("[segment]\nbytes_max = \"65 MiB\"", "64 MiB"),
+        ("[segment]\nbytes_max = -1", "64 KiB"),
+        ("[segment]\nlinger = \"1ms\"", "10ms"),
+        ("[segment]\nlinger = 1", "10ms"),
+        ("[segment]\nlinger = \"11min\"", "10min"),
+        ("[segment]\ncompression = \"zstd:20\"", "zstd:19"),
+        ("[segment]\ncompression = \"zstd:0\"", "zstd:1"),
+        ("[segment]\ncompression = \"lz4\"", "zstd:1"),
+        ("[segment]\nputs_in_flight = 17", "1 to 16"),
+        ("[segment]\nputs_in_flight = \"4\"", "1 to 16"),
+        ("[backup]\nevery = \"10s\"", "a minute"),
+        ("[backup]\nrate_limit = 0", "above zero"),
+        ("[log]\nlevel = \"verbose\"", "\"debug\""),
+    ] {
+        let said = refusal(&format!("{SMALLEST}{line}\n"));
+        assert!(said.starts_with("/etc/pitrd/orders.toml:9: "), "{said}");
+        assert!(said.contains("must be") && said.contains(allowed), "{said}");
+    }
+}
+
+#[test]
+fn a_slot_name_that_postgresql_would_refuse_is_refused() {
+    for slot in ["", "Pitrd", "pitr-d", "ä", &"x".repeat(64)] {
+        let said = refusal(&format!("{SMALLEST}slot = \"{slot}\"\n"));
+        assert!(
+            said.contains("slot in [source.postgres] must be a slot name"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn there_is_no_unencrypted_mode() {
+    let said = refusal(&SMALLEST.replace("recipients = [\"x25519:abc\"]", ""));
+    assert!(said.contains("there is no unencrypted mode"), "{said}");
+    let said = refusal(&SMALLEST.replace("[\"x25519:abc\"]", "[]"));
+    assert!(said.contains("one or more recipients"), "{said}");
+}
+
+#[test]
+fn recipients_and_a_key_file_together_are_refused() {
+    let said = refusal(&SMALLEST.replace("[source", "key_file = \"k\"\n[source"));
+    assert!(said.contains("keep one of the two"), "{said}");
+}
+
+#[test]
+fn what_is_needed_and_missing_is_named() {
+    let said = refusal("");
+    assert!(
+        said.starts_with("/etc/pitrd/orders.toml: url in [archive] is missing"),
+        "{said}"
+    );
+    let said = refusal(&SMALLEST.replace("connection", "slot = \"a\" #"));
+    assert!(
+        said.contains(":6: connection in [source.postgres] is missing"),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_is_not_toml_is_refused_with_its_line() {
+    assert!(refusal("[archive\nurl = 1").starts_with("/etc/pitrd/orders.toml:1: not TOML: "));
+    assert!(refusal("archive = 1").contains("archive is a section"));
+}
+
+#[test]
+fn debug_output_does_not_show_the_connection_string() {
+    let config = parse(&SMALLEST.replace("user=pitrd", "user=pitrd password=canary-7f3a")).unwrap();
+    assert!(!format!("{config:?}").contains("canary-7f3a"));
+}
