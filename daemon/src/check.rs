@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::config::{ArchiveUrl, Config, Encryption, show_bytes};
-use crate::exit::classify;
+use crate::exit::{chain, classify};
 
 /// How a finding weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,7 +92,7 @@ pub fn refused(error: &anyhow::Error) -> Finding {
     Finding {
         level: Level::Fail,
         subject: "configuration",
-        detail: format!("{error:#}"),
+        detail: chain(error),
         hint,
     }
 }

@@ -4,6 +4,9 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use pitr_archive::keys::KeyError;
+use pitr_archive::store::StoreError;
+
 use crate::config::ConfigError;
 
 /// Why a command ended, as its exit code.
@@ -80,6 +83,12 @@ pub fn classify(error: &anyhow::Error) -> (Exit, Option<String>) {
         if let Some(error) = cause.downcast_ref::<ConfigError>() {
             return (Exit::Usage, config_hint(error));
         }
+        if let Some(error) = cause.downcast_ref::<KeyError>() {
+            return classify_key(error);
+        }
+        if let Some(error) = cause.downcast_ref::<StoreError>() {
+            return classify_store(error);
+        }
     }
     (Exit::Unavailable, None)
 }
@@ -88,11 +97,56 @@ pub fn classify(error: &anyhow::Error) -> (Exit, Option<String>) {
 #[must_use]
 pub fn report(error: &anyhow::Error) -> Exit {
     let (exit, hint) = classify(error);
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", chain(error));
     if let Some(hint) = hint {
         eprintln!("hint: {hint}");
     }
     exit
+}
+
+/// The error and its causes in one line. A library may have quoted its cause already; then it is not said twice.
+#[must_use]
+pub fn chain(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if line.is_empty() {
+            line = cause;
+        } else if !line.ends_with(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
+}
+
+fn classify_key(error: &KeyError) -> (Exit, Option<String>) {
+    match error {
+        KeyError::NotForUs { .. } => {
+            let hint = "give the identity whose recipient is named, with --identity FILE";
+            (Exit::Keys, Some(hint.into()))
+        }
+        KeyError::File { .. } | KeyError::Exposed { .. } | KeyError::Malformed { .. } => {
+            (Exit::Keys, None)
+        }
+        KeyError::Damaged { .. } | KeyError::NotSigned { .. } => (Exit::Damage, None),
+    }
+}
+
+fn classify_store(error: &StoreError) -> (Exit, Option<String>) {
+    match error {
+        StoreError::NotFound { .. } => (Exit::Damage, None),
+        StoreError::Full { .. } => (
+            Exit::Unavailable,
+            Some("make room; nothing is lost meanwhile".into()),
+        ),
+        StoreError::Denied { .. } => {
+            let hint = "run as the user who owns the archive, or give this one access";
+            (Exit::Unavailable, Some(hint.into()))
+        }
+        StoreError::AlreadyExists { .. }
+        | StoreError::Unavailable { .. }
+        | StoreError::Broken { .. } => (Exit::Unavailable, None),
+    }
 }
 
 fn config_hint(error: &ConfigError) -> Option<String> {
@@ -119,6 +173,18 @@ mod tests {
         let error = refused.context("plan").unwrap_err();
         assert_eq!(format!("{error:#}"), "plan: past the end");
         assert_eq!(classify(&error), (Exit::Target, Some("try latest".into())));
+    }
+
+    #[test]
+    fn a_cause_that_was_quoted_is_not_said_twice() {
+        let source = std::io::Error::other("disk on fire");
+        let quoting = KeyError::File {
+            path: "k".into(),
+            source,
+        };
+        let error = anyhow::Error::from(quoting).context("load the identity");
+        assert_eq!(chain(&error), "load the identity: key file k: disk on fire");
+        assert_eq!(classify(&error).0, Exit::Keys);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pitr_archive::keys::{KeyError, Recipient};
 use section::{Section, Source};
 use toml::de::{DeTable, DeValue};
 
@@ -54,7 +55,7 @@ pub struct Archive {
 #[derive(Clone, Debug)]
 pub enum Encryption {
     /// Public halves only, at least one, as `x25519:…`: this host writes and cannot read.
-    Recipients(Vec<String>),
+    Recipients(Vec<Recipient>),
     /// A file with one symmetric key: this host writes and can read.
     KeyFile(PathBuf),
 }
@@ -194,10 +195,16 @@ fn encryption(section: &Section<'_>, path: &Path) -> Result<Encryption, ConfigEr
         "a list of one or more recipients such as [\"x25519:…\"], as pitr-tool keygen prints them";
     let recipients = section.get("recipients", list, |value| {
         let names = value.as_array()?.iter().map(|item| text(item.get_ref()));
-        let names = names.collect::<Option<Vec<_>>>()?;
-        let valid = !names.is_empty() && names.iter().all(|name| name.starts_with("x25519:"));
-        valid.then_some(names)
+        names
+            .collect::<Option<Vec<_>>>()
+            .filter(|names| !names.is_empty())
     })?;
+    let recipients = recipients.map(|names| {
+        let keys = names.iter().map(|name| name.parse());
+        keys.collect::<Result<Vec<Recipient>, KeyError>>()
+            .map_err(|error| section.wrong("recipients", format!("is refused: {error}")))
+    });
+    let recipients = recipients.transpose()?;
     let key_file = section.get("key_file", FILE, |value| file(value, path))?;
     match (recipients, key_file) {
         (Some(recipients), None) => Ok(Encryption::Recipients(recipients)),

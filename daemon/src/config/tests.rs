@@ -6,7 +6,7 @@ const SMALLEST: &str = r#"
 [archive]
 url = "file:///var/lib/pitrd/orders"
 [encryption]
-recipients = ["x25519:abc"]
+recipients = ["x25519:l-FXy7xHObPhdqFts7aez9z3KaytlNfJd_FVvW6fTn9JbKFL"]
 [source.postgres]
 connection = "host=/run/postgresql user=pitrd"
 "#;
@@ -155,9 +155,15 @@ fn a_slot_name_that_postgresql_would_refuse_is_refused() {
 
 #[test]
 fn there_is_no_unencrypted_mode() {
-    let said = refusal(&SMALLEST.replace("recipients = [\"x25519:abc\"]", ""));
+    let said = refusal(&SMALLEST.replace(
+        "recipients = [\"x25519:l-FXy7xHObPhdqFts7aez9z3KaytlNfJd_FVvW6fTn9JbKFL\"]",
+        "",
+    ));
     assert!(said.contains("there is no unencrypted mode"), "{said}");
-    let said = refusal(&SMALLEST.replace("[\"x25519:abc\"]", "[]"));
+    let said = refusal(&SMALLEST.replace(
+        "[\"x25519:l-FXy7xHObPhdqFts7aez9z3KaytlNfJd_FVvW6fTn9JbKFL\"]",
+        "[]",
+    ));
     assert!(said.contains("one or more recipients"), "{said}");
 }
 

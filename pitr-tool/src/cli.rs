@@ -1,0 +1,72 @@
+//! The command line of `pitr-tool`, whole: a contract that scripts rely on. What is parsed here goes to the module of
+//! the subcommand.
+
+use clap::{Parser, Subcommand};
+use pitrd::exit::Exit;
+
+use crate::place::Place;
+use crate::{keygen, manual};
+
+/// Plans and makes recoveries from an archive that pitrd wrote.
+#[derive(Debug, Parser)]
+#[command(name = "pitr-tool", version, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// Which archive, and what opens it.
+    #[command(flatten)]
+    pub place: Place,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make an identity, the key that reads archives, and print its recipient
+    Keygen(keygen::Args),
+    /// Print the completion script of a shell
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page, or write all of them into a directory
+    Man(manual::ManArgs),
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  pitr-tool keygen --out orders.identity
+
+Exit codes: 0 done; 1 the answer is no; 2 usage or configuration; 3 the target cannot be reached; 4 keys;
+5 fenced, or the archive belongs to another; 6 store or source unavailable; 7 damage in the archive.";
+
+impl Cli {
+    /// Runs the subcommand to its end.
+    pub fn run(&self) -> anyhow::Result<Exit> {
+        match &self.command {
+            Command::Keygen(args) => keygen::run(args),
+            Command::Completions(args) => manual::completions(args),
+            Command::Man(args) => manual::man(args),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_are_taken_before_and_after_the_subcommand() {
+        for line in [
+            "pitr-tool --identity id keygen --out f",
+            "pitr-tool keygen --out f --identity id",
+        ] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(cli.place.identity.as_deref(), Some("id".as_ref()));
+        }
+    }
+}

@@ -1,0 +1,12 @@
+#![forbid(unsafe_code)]
+//! `pitr-tool`, the recovery tool. One module per subcommand: its arguments, the call it makes, what it prints.
+//!
+//! [`cli`] is the whole command line, [`place`] finds the archive and the key it names, [`output`] and [`progress`]
+//! are how anything is shown.
+
+pub mod cli;
+pub mod keygen;
+pub mod manual;
+pub mod output;
+pub mod place;
+pub mod progress;
