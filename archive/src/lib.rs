@@ -7,3 +7,12 @@
 pub mod keys;
 pub mod object;
 pub mod store;
+
+mod archive;
+mod error;
+pub mod layout;
+pub mod reader;
+pub mod writer;
+
+pub use archive::{Archive, Reading};
+pub use error::ArchiveError;

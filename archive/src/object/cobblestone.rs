@@ -12,13 +12,13 @@ use zeroize::Zeroizing;
 /// Plaintext bytes in every chunk but the last, which is always shorter.
 pub const CHUNK_BYTES: usize = 16 * 1024;
 /// Bytes that the authentication tag adds to a chunk.
-pub const TAG_BYTES: usize = 16;
+pub(super) const TAG_BYTES: usize = 16;
 /// Bytes of salt in front of the commitment.
-pub const SALT_BYTES: usize = 24;
+pub(super) const SALT_BYTES: usize = 24;
 /// Bytes of key commitment in front of the chunks.
-pub const COMMITMENT_BYTES: usize = 32;
+pub(super) const COMMITMENT_BYTES: usize = 32;
 /// Offset of chunk 0 in a body.
-pub const PREFIX_BYTES: usize = SALT_BYTES + COMMITMENT_BYTES;
+pub(super) const PREFIX_BYTES: usize = SALT_BYTES + COMMITMENT_BYTES;
 
 const SEALED_CHUNK_BYTES: usize = CHUNK_BYTES + TAG_BYTES;
 const INFO: &[u8] = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0";

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 /// Plaintext bytes of a frame at most.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Bytes of the end of the footer.
-pub const FOOTER_TAIL_BYTES: usize = 16;
+pub(super) const FOOTER_TAIL_BYTES: usize = 16;
 /// Bytes of a summary at most.
 pub const SUMMARY_BYTES_MAX: usize = 1 << 20;
 
@@ -118,7 +118,7 @@ pub struct Footer {
 
 /// Bytes of the footer, read from its last [`FOOTER_TAIL_BYTES`]; `None` if they are not a footer's.
 #[must_use]
-pub fn footer_bytes(tail: &[u8; FOOTER_TAIL_BYTES]) -> Option<u64> {
+pub(super) fn footer_bytes(tail: &[u8; FOOTER_TAIL_BYTES]) -> Option<u64> {
     let count = u32::from_be_bytes(tail[..4].try_into().ok()?);
     let summary = u32::from_be_bytes(tail[4..8].try_into().ok()?);
     let sane = &tail[8..] == FOOTER_MAGIC && summary as usize <= SUMMARY_BYTES_MAX;

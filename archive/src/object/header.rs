@@ -7,7 +7,7 @@ pub const HEADER_BYTES: usize = 256;
 /// The format version that this library writes and reads.
 pub const FORMAT_VERSION: u16 = 1;
 /// No object holds more payload than this, so that a forged length cannot exhaust memory.
-pub const PAYLOAD_BYTES_MAX: u64 = 1 << 30;
+pub(super) const PAYLOAD_BYTES_MAX: u64 = 1 << 30;
 /// A time that is not known, and the pointer that points nowhere.
 const NONE_TIME: i64 = i64::MIN;
 const NONE_SEQ: u64 = u64::MAX;

@@ -14,6 +14,7 @@ pub use cobblestone::{CHUNK_BYTES, chunks_bytes, plaintext_bytes};
 pub use error::{Fault, ObjectError};
 pub use frames::{FRAME_BYTES_MAX, Footer, Frame, FramePlace, SUMMARY_BYTES_MAX};
 pub use header::{FORMAT_VERSION, HEADER_BYTES, Header, HeaderError, Id, Kind, StreamName};
+pub(crate) use open::Ranged;
 pub use open::{Expected, Object, Opened};
 pub use preamble::{PREAMBLE_BYTES, Preamble, TRAILER_BYTES, object_bytes};
 pub use seal::{Sealed, seal};

@@ -1,0 +1,306 @@
+//! One archive: a prefix in a store, for one database deployment.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use ed25519_dalek::VerifyingKey;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ArchiveError;
+use crate::keys::{
+    DataKey, KeyError, Opener, SignedDocument, WrappedDataKey, WrappedWriterKey, Wrapper, WriterKey,
+};
+use crate::layout;
+use crate::object::{Expected, Id, Kind, Object, Opened, StreamName};
+use crate::store::{Piece, SharedStore, found};
+
+const FORMAT: u32 = 1;
+
+/// The document `archive.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    format: u32,
+    archive_id: String,
+    engine: String,
+    source: BTreeMap<String, String>,
+    writer_key: String,
+    created: jiff::Timestamp,
+}
+
+/// An archive that exists.
+#[derive(Debug)]
+pub struct Archive {
+    store: SharedStore,
+    url: String,
+    id: Id,
+    engine: String,
+    source: BTreeMap<String, String>,
+    writer: VerifyingKey,
+}
+
+impl Archive {
+    /// Opens the archive in `store`; `url` is how messages name it.
+    pub async fn open(store: SharedStore, url: &str) -> Result<Arc<Self>, ArchiveError> {
+        let fetched = found(store.get(layout::ARCHIVE, Piece::Whole).await)?;
+        let bytes = fetched
+            .ok_or_else(|| ArchiveError::Absent { url: url.into() })?
+            .bytes;
+        let unreadable = |reason: String| ArchiveError::Unreadable {
+            key: layout::ARCHIVE.into(),
+            reason,
+        };
+        let document: Document = serde_json::from_slice(&bytes)
+            .map_err(|error| unreadable(format!("it is damaged: {error}")))?;
+        if document.format != FORMAT {
+            let reason = format!(
+                "format {} is not known to this release, which reads {FORMAT}",
+                document.format
+            );
+            return Err(unreadable(reason));
+        }
+        let id = Id::parse(&document.archive_id)
+            .ok_or_else(|| unreadable("its archive id is not valid".into()))?;
+        let writer = STANDARD
+            .decode(&document.writer_key)
+            .ok()
+            .and_then(|key| <[u8; 32]>::try_from(key).ok());
+        let writer = writer.and_then(|key| VerifyingKey::from_bytes(&key).ok());
+        let writer = writer.ok_or_else(|| unreadable("its writer key is not valid".into()))?;
+        let (engine, source) = (document.engine, document.source);
+        Ok(Arc::new(Self {
+            store,
+            url: url.into(),
+            id,
+            engine,
+            source,
+            writer,
+        }))
+    }
+
+    /// Creates the archive, or opens the one that exists if it is for the same source and writer. `source` says whose it is, in
+    /// properties that never change.
+    pub async fn create(
+        store: SharedStore,
+        url: &str,
+        engine: &str,
+        source: BTreeMap<String, String>,
+        writer: &WriterKey,
+        wrappers: &[Wrapper],
+    ) -> Result<Arc<Self>, ArchiveError> {
+        let document = Document {
+            format: FORMAT,
+            archive_id: Id::random().to_string(),
+            engine: engine.into(),
+            source,
+            writer_key: STANDARD.encode(writer.public().as_bytes()),
+            created: jiff::Timestamp::now(),
+        };
+        let body = serde_json::to_vec_pretty(&document).expect("strings are JSON");
+        exists_or_put(&store, layout::ARCHIVE, body.into()).await?;
+        let archive = Self::open(store, url).await?;
+        archive.check_source(engine, &document.source)?;
+        archive.check_writer(writer)?;
+        let wrapped = SignedDocument::sign(
+            layout::WRITER_KEY,
+            &writer.wrap(archive.id, wrappers),
+            writer,
+        );
+        exists_or_put(&archive.store, layout::WRITER_KEY, wrapped.into()).await?;
+        Ok(archive)
+    }
+
+    /// Refuses a source that is not the archive's.
+    pub fn check_source(
+        &self,
+        engine: &str,
+        source: &BTreeMap<String, String>,
+    ) -> Result<(), ArchiveError> {
+        let foreign = |what, found: &str, ours: &str| {
+            Err(ArchiveError::Foreign {
+                what,
+                found: found.into(),
+                ours: ours.into(),
+            })
+        };
+        if self.engine != engine {
+            return foreign("engine", &self.engine, engine);
+        }
+        if self.source != *source {
+            return foreign(
+                "source",
+                &format!("{:?}", self.source),
+                &format!("{source:?}"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Refuses a signing key that is not the archive's.
+    pub fn check_writer(&self, writer: &WriterKey) -> Result<(), ArchiveError> {
+        if self.writer == writer.public() {
+            return Ok(());
+        }
+        let text = |key: &VerifyingKey| STANDARD.encode(key.as_bytes());
+        let (found, ours) = (text(&self.writer), text(&writer.public()));
+        Err(ArchiveError::Foreign {
+            what: "writer key",
+            found,
+            ours,
+        })
+    }
+
+    /// Brings the signing key back from the archive, for a host that lost it.
+    pub async fn recover_writer_key(&self, opener: &Opener) -> Result<WriterKey, ArchiveError> {
+        let bytes = self
+            .store
+            .get(layout::WRITER_KEY, Piece::Whole)
+            .await?
+            .bytes;
+        let wrapped: WrappedWriterKey =
+            SignedDocument::verify(layout::WRITER_KEY, &bytes, &self.writer)?;
+        let writer = wrapped.unwrap(layout::WRITER_KEY, self.id, opener)?;
+        self.check_writer(&writer)?;
+        Ok(writer)
+    }
+
+    /// Its store.
+    #[must_use]
+    pub fn store(&self) -> &SharedStore {
+        &self.store
+    }
+
+    /// How messages name it.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its name in headers.
+    #[must_use]
+    pub fn id(&self) -> Id {
+        self.id
+    }
+
+    /// Which engine it holds, `postgres` for example.
+    #[must_use]
+    pub fn engine(&self) -> &str {
+        &self.engine
+    }
+
+    /// What never changes about its source.
+    #[must_use]
+    pub fn source(&self) -> &BTreeMap<String, String> {
+        &self.source
+    }
+
+    /// The public half of its writer's key.
+    #[must_use]
+    pub fn writer(&self) -> &VerifyingKey {
+        &self.writer
+    }
+
+    /// What the object of this kind and number must be.
+    #[must_use]
+    pub fn expected(
+        &self,
+        kind: Kind,
+        stream: Option<&StreamName>,
+        set_id: Id,
+        seq: u64,
+    ) -> Expected {
+        Expected {
+            archive_id: self.id,
+            kind,
+            stream: stream.cloned(),
+            set_id,
+            seq,
+        }
+    }
+
+    /// Reads an object whole; its preamble is authentic, the rest not yet.
+    pub async fn object(&self, key: &str, expected: &Expected) -> Result<Object, ArchiveError> {
+        let bytes = self.store.get(key, Piece::Whole).await?.bytes;
+        Ok(Object::new(key, bytes, expected, &self.writer)?)
+    }
+}
+
+/// Puts what must exist and may already: success either way.
+async fn exists_or_put(store: &SharedStore, key: &str, body: Bytes) -> Result<(), ArchiveError> {
+    match store.put_if_absent(key, body).await {
+        Ok(()) | Err(crate::store::StoreError::AlreadyExists { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens objects: fetches wrapped data keys, unwraps them with what the caller holds, and remembers them.
+#[derive(Debug)]
+pub struct Reading {
+    archive: Arc<Archive>,
+    opener: Opener,
+    data_keys: Mutex<HashMap<Id, DataKey>>,
+}
+
+impl Reading {
+    /// Reads `archive` with `opener`.
+    #[must_use]
+    pub fn new(archive: Arc<Archive>, opener: Opener) -> Self {
+        Self {
+            archive,
+            opener,
+            data_keys: Mutex::default(),
+        }
+    }
+
+    /// The archive.
+    #[must_use]
+    pub fn archive(&self) -> &Arc<Archive> {
+        &self.archive
+    }
+
+    /// The data key `id` in the clear.
+    pub async fn data_key(&self, id: Id) -> Result<DataKey, ArchiveError> {
+        let cached = self
+            .data_keys
+            .lock()
+            .expect("no holder panics")
+            .get(&id)
+            .cloned();
+        if let Some(key) = cached {
+            return Ok(key);
+        }
+        let object = layout::data_key(id);
+        let bytes =
+            found(self.archive.store.get(&object, Piece::Whole).await)?.ok_or_else(|| {
+                let reason = "the wrapped data key is missing from the archive";
+                KeyError::NotSigned {
+                    object: object.clone(),
+                    reason,
+                }
+            })?;
+        let wrapped: WrappedDataKey =
+            SignedDocument::verify(&object, &bytes.bytes, &self.archive.writer)?;
+        let key = wrapped.unwrap(&object, self.archive.id, id, &self.opener)?;
+        self.data_keys
+            .lock()
+            .expect("no holder panics")
+            .insert(id, key.clone());
+        Ok(key)
+    }
+
+    /// Opens an object that has been read, off the async threads.
+    pub async fn open(&self, object: Object) -> Result<Opened, ArchiveError> {
+        let key = self.data_key(object.header().key_id).await?;
+        let opened = tokio::task::spawn_blocking(move || object.open(&key)).await;
+        Ok(opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?)
+    }
+
+    /// Reads and opens an object.
+    pub async fn fetch(&self, key: &str, expected: &Expected) -> Result<Opened, ArchiveError> {
+        let object = self.archive.object(key, expected).await?;
+        self.open(object).await
+    }
+}

@@ -1,0 +1,350 @@
+//! Reading a stream: its end, any position and any time, found by small ranged reads and without listing.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use futures_util::future::try_join_all;
+use serde::{Deserialize, Serialize};
+
+use crate::archive::{Archive, Reading};
+use crate::error::ArchiveError;
+use crate::keys::SignedDocument;
+use crate::layout;
+use crate::object::{Fault, Opened};
+use crate::object::{
+    Footer, Header, Id, Kind, ObjectError, PREAMBLE_BYTES, Preamble, Ranged, StreamName,
+};
+use crate::store::{Listed, Piece, found};
+use crate::writer::IN_FLIGHT_MAX;
+
+/// The footer is read with this many bytes at first; a longer one costs a second read.
+const FOOTER_GUESS_BYTES: u64 = 16 * 1024;
+
+/// The document `log/<stream>/head`: a number that existed when it was written.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    /// The last number of the contiguous durable prefix.
+    pub seq: u64,
+    /// Its end.
+    pub end: u64,
+    /// The latest reading of the source's clock, in µs since the Unix epoch, for which all that the source had written before it
+    /// is durable.
+    pub covered: Option<i64>,
+    /// When it was written, by the daemon's clock.
+    pub written: jiff::Timestamp,
+}
+
+/// The end of a stream as the store shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct End {
+    /// The highest number there is.
+    pub last: Option<u64>,
+    /// The last known head.
+    pub head: Option<Head>,
+}
+
+impl End {
+    /// Refuses a store that has lost what the head knows of.
+    pub fn check_tail(&self, stream: &StreamName) -> Result<(), ArchiveError> {
+        match (&self.head, self.last) {
+            (Some(head), last) if last.is_none_or(|last| last < head.seq) => {
+                let found = last.map_or("the stream is empty".into(), |last| {
+                    format!("the last one is {last}")
+                });
+                Err(ArchiveError::TailMissing {
+                    stream: stream.to_string(),
+                    known: head.seq,
+                    found,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An unbroken run of segments.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// Its numbers.
+    pub seqs: Range<u64>,
+    /// Its positions.
+    pub positions: Range<u64>,
+    /// The latest time of a record in it.
+    pub time_high: Option<i64>,
+}
+
+/// One stream of an archive.
+#[derive(Debug)]
+pub struct LogReader {
+    archive: Arc<Archive>,
+    stream: StreamName,
+    preambles: Mutex<HashMap<u64, Preamble>>,
+}
+
+impl LogReader {
+    /// The stream `stream` of `archive`, which may be empty.
+    #[must_use]
+    pub fn new(archive: Arc<Archive>, stream: StreamName) -> Self {
+        Self {
+            archive,
+            stream,
+            preambles: Mutex::default(),
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn stream(&self) -> &StreamName {
+        &self.stream
+    }
+
+    /// The header of segment `seq`, authentic; `None` if there is no such segment.
+    pub async fn header(&self, seq: u64) -> Result<Option<Header>, ArchiveError> {
+        Ok(self.preamble(seq).await?.map(|preamble| preamble.header))
+    }
+
+    async fn preamble(&self, seq: u64) -> Result<Option<Preamble>, ArchiveError> {
+        if let Some(preamble) = self.preambles.lock().expect("no holder panics").get(&seq) {
+            return Ok(Some(preamble.clone()));
+        }
+        let key = layout::segment(&self.stream, seq);
+        let range = Piece::Range(0..PREAMBLE_BYTES as u64);
+        let Some(fetched) = found(self.archive.store().get(&key, range).await)? else {
+            return Ok(None);
+        };
+        let expected = self
+            .archive
+            .expected(Kind::Segment, Some(&self.stream), Id::default(), seq);
+        let preamble = expected.preamble(&key, &fetched.bytes, self.archive.writer())?;
+        let length = crate::object::object_bytes(preamble.header.payload_bytes);
+        if fetched.object_bytes != length {
+            let fault = Fault::Length {
+                actual: fetched.object_bytes,
+                expected: length,
+            };
+            return Err(ObjectError { key, fault }.into());
+        }
+        self.preambles
+            .lock()
+            .expect("no holder panics")
+            .insert(seq, preamble.clone());
+        Ok(Some(preamble))
+    }
+
+    /// The header of a segment that must exist.
+    pub async fn header_of(&self, seq: u64) -> Result<Header, ArchiveError> {
+        self.header(seq).await?.ok_or_else(|| self.hole(seq, 0))
+    }
+
+    fn hole(&self, seq: u64, start: u64) -> ArchiveError {
+        ArchiveError::Hole {
+            stream: self.stream.to_string(),
+            seq,
+            start,
+        }
+    }
+
+    /// The last known head, if one was ever written.
+    pub async fn head(&self) -> Result<Option<Head>, ArchiveError> {
+        let key = layout::head(&self.stream);
+        match found(self.archive.store().get(&key, Piece::Whole).await)? {
+            Some(fetched) => Ok(Some(SignedDocument::verify(
+                &key,
+                &fetched.bytes,
+                self.archive.writer(),
+            )?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Finds the end: gallops from the head, bisects, then looks for segments behind holes that a crash may have left.
+    pub async fn end(&self) -> Result<End, ArchiveError> {
+        let head = self.head().await?;
+        let mut known = None;
+        if let Some(head) = &head
+            && self.header(head.seq).await?.is_some()
+        {
+            known = Some(head.seq);
+        }
+        loop {
+            let last = self.gallop(known).await?;
+            let next = last.map_or(0, |last| last + 1);
+            let ahead =
+                try_join_all((next..next + IN_FLIGHT_MAX).map(|seq| self.header(seq))).await?;
+            match ahead.iter().rposition(Option::is_some) {
+                Some(offset) => known = Some(next + offset as u64),
+                None => return Ok(End { last, head }),
+            }
+        }
+    }
+
+    /// From a segment that exists, or from none, a last one: it exists and the next one does not.
+    async fn gallop(&self, known: Option<u64>) -> Result<Option<u64>, ArchiveError> {
+        let from = match known {
+            Some(seq) => seq,
+            None if self.header(0).await?.is_some() => 0,
+            None => return Ok(None),
+        };
+        let (mut low, mut step) = (from, 1);
+        while self.header(low + step).await?.is_some() {
+            low += step;
+            step *= 2;
+        }
+        let mut high = low + step;
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if self.header(middle).await?.is_some() {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(Some(low))
+    }
+
+    /// The first number in `seqs` for which `past` holds, `seqs.end` if none; `past` must be monotone over it.
+    pub async fn partition(
+        &self,
+        seqs: Range<u64>,
+        past: impl Fn(&Header) -> bool,
+    ) -> Result<u64, ArchiveError> {
+        let (mut low, mut high) = (seqs.start, seqs.end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if past(&self.header_of(middle).await?) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        Ok(low)
+    }
+
+    /// The segment of `run` that holds `position`; `None` if it lies outside.
+    pub async fn seq_at(&self, run: &Run, position: u64) -> Result<Option<u64>, ArchiveError> {
+        if !run.positions.contains(&position) {
+            return Ok(None);
+        }
+        self.partition(run.seqs.clone(), |header| header.end > position)
+            .await
+            .map(Some)
+    }
+
+    /// The runs of the stream, oldest first, up to the first hole. One request for each, besides finding the end.
+    pub async fn runs(&self, end: &End) -> Result<Vec<Run>, ArchiveError> {
+        let Some(mut last) = self.contiguous_last(end).await? else {
+            return Ok(Vec::new());
+        };
+        let mut runs = Vec::new();
+        loop {
+            let header = self.header_of(last).await?;
+            runs.push(Run {
+                seqs: header.run_seq..last + 1,
+                positions: header.run_start..header.end,
+                time_high: header.time_high,
+            });
+            match header.run_seq.checked_sub(1) {
+                Some(previous) => last = previous,
+                None => break,
+            }
+        }
+        runs.reverse();
+        Ok(runs)
+    }
+
+    /// The last number before the first of the holes that a crash may have left near the end.
+    async fn contiguous_last(&self, end: &End) -> Result<Option<u64>, ArchiveError> {
+        let Some(last) = end.last else {
+            return Ok(None);
+        };
+        let from = (last + 1).saturating_sub(IN_FLIGHT_MAX);
+        let near = try_join_all((from..=last).map(|seq| self.header(seq))).await?;
+        match near.iter().position(Option::is_none) {
+            Some(0) => Ok(from.checked_sub(1)),
+            Some(offset) => Ok(Some(from + offset as u64 - 1)),
+            None => Ok(Some(last)),
+        }
+    }
+
+    /// Proves by listing that every number of `seqs` is there, and returns them with their lengths.
+    pub async fn prove_present(&self, seqs: Range<u64>) -> Result<Vec<Listed>, ArchiveError> {
+        let (first, end) = (
+            layout::segment(&self.stream, seqs.start),
+            layout::segment(&self.stream, seqs.end),
+        );
+        let listed = self
+            .archive
+            .store()
+            .list(&layout::stream(&self.stream), first.as_str()..end.as_str())
+            .await?;
+        let mut wanted = seqs.clone();
+        for object in &listed {
+            let seq = wanted.next();
+            if layout::segment_seq(&object.key) != seq {
+                return Err(self.named_hole(seq.unwrap_or(seqs.end)).await);
+            }
+        }
+        match wanted.next() {
+            Some(seq) => Err(self.named_hole(seq).await),
+            None => Ok(listed),
+        }
+    }
+
+    /// A hole, with the position at which it begins where the segment before it tells.
+    async fn named_hole(&self, seq: u64) -> ArchiveError {
+        let before = match seq.checked_sub(1) {
+            Some(before) => self.header(before).await.ok().flatten(),
+            None => None,
+        };
+        self.hole(seq, before.map_or(0, |header| header.end))
+    }
+
+    /// Reads and opens a segment.
+    pub async fn segment(&self, seq: u64, reading: &Reading) -> Result<Opened, ArchiveError> {
+        let expected = self
+            .archive
+            .expected(Kind::Segment, Some(&self.stream), Id::default(), seq);
+        match reading
+            .fetch(&layout::segment(&self.stream, seq), &expected)
+            .await
+        {
+            Err(ArchiveError::Store(crate::store::StoreError::NotFound { .. })) => {
+                Err(self.named_hole(seq).await)
+            }
+            result => result,
+        }
+    }
+
+    /// Reads and opens only the engine's summary of a segment.
+    pub async fn summary(&self, seq: u64, reading: &Reading) -> Result<Vec<u8>, ArchiveError> {
+        let preamble = self.preamble(seq).await?.ok_or_else(|| self.hole(seq, 0))?;
+        let data_key = reading.data_key(preamble.header.key_id).await?;
+        let key = layout::segment(&self.stream, seq);
+        let ranged = Ranged::new(&key, &preamble, &data_key)?;
+        let payload_bytes = preamble.header.payload_bytes;
+        let mut guess = FOOTER_GUESS_BYTES;
+        loop {
+            let payload = payload_bytes.saturating_sub(guess)..payload_bytes;
+            let sealed = self
+                .archive
+                .store()
+                .get(&key, Piece::Range(ranged.span(&payload)))
+                .await?
+                .bytes;
+            let text = ranged.open(&payload, sealed)?;
+            match Footer::decode(&text, payload_bytes, preamble.header.plaintext_bytes) {
+                Ok(footer) => return Ok(footer.summary),
+                Err(_) if payload.start > 0 => guess = payload_bytes.min(guess * 16),
+                Err(reason) => {
+                    return Err(ObjectError {
+                        key,
+                        fault: Fault::Footer(reason),
+                    }
+                    .into());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Compression on every core: a fixed pool, so that threads, and zstd's contexts in them, do not grow with the load.
+
+use std::sync::{Arc, Mutex, mpsc};
+
+use tokio::sync::oneshot;
+
+use crate::object::Frame;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A pool of compressing threads. They end when the last handle is dropped.
+#[derive(Clone, Debug)]
+pub struct Compressor {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Compressor {
+    /// One thread for every core that this process may use.
+    ///
+    /// # Panics
+    /// If the operating system gives no threads.
+    #[must_use]
+    pub fn new() -> Self {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let queue = Arc::new(Mutex::new(queue));
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        for number in 0..threads {
+            let queue = Arc::clone(&queue);
+            let run = move || {
+                loop {
+                    let job = queue
+                        .lock()
+                        .expect("no job panics while it holds the queue")
+                        .recv();
+                    match job {
+                        Ok(job) => job(),
+                        Err(mpsc::RecvError) => break,
+                    }
+                }
+            };
+            std::thread::Builder::new()
+                .name(format!("compress-{number}"))
+                .spawn(run)
+                .expect("a thread can be started");
+        }
+        Self { jobs }
+    }
+
+    /// Compresses a frame; the permit says how much memory the job stands for and is handed back with the result.
+    #[must_use]
+    pub fn compress<P: Send + 'static>(
+        &self,
+        plaintext: Vec<u8>,
+        level: i32,
+        permit: P,
+    ) -> oneshot::Receiver<(Frame, P)> {
+        let (done, result) = oneshot::channel();
+        let job = move || {
+            let frame = Frame::compress(&plaintext, level);
+            drop(plaintext);
+            // The receiver is gone when the writer was dropped: nobody waits for the frame.
+            let _ = done.send((frame, permit));
+        };
+        self.jobs
+            .send(Box::new(job))
+            .expect("the threads live as long as a handle");
+        result
+    }
+}
+
+impl Default for Compressor {
+    fn default() -> Self {
+        Self::new()
+    }
+}

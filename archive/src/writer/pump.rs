@@ -1,0 +1,355 @@
+//! Sealing in order, putting in parallel, counting in order: from a cut segment to the durable end.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::put::with_deadline;
+use super::resume::{Present, Resume};
+use super::segmenter::Cut;
+use super::{IN_FLIGHT_MAX, Progress, Writer};
+use crate::error::ArchiveError;
+use crate::layout;
+use crate::object::{Header, Id, Kind, Sealed, StreamName};
+use crate::reader::Head;
+
+/// The head is renewed so often while there is something to tell.
+const HEAD_EVERY: Duration = Duration::from_secs(60);
+/// How long the last head may take when the writer finishes.
+const LAST_HEAD_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the next header takes over from the last one.
+#[derive(Clone, Debug, Default)]
+struct Chain {
+    previous: [u8; 32],
+    time_high: Option<i64>,
+    run_seq: u64,
+    run_start: u64,
+    unsure_seq: Option<u64>,
+}
+
+impl Chain {
+    fn after(present: &Present) -> Self {
+        let Header {
+            time_high,
+            run_seq,
+            run_start,
+            unsure_seq,
+            ..
+        } = present.header;
+        Self {
+            previous: present.hash,
+            time_high,
+            run_seq,
+            run_start,
+            unsure_seq,
+        }
+    }
+}
+
+/// A segment on its way, in order of positions.
+#[derive(Debug)]
+struct Pending {
+    seq: u64,
+    end: u64,
+    durable: bool,
+}
+
+type Sealing = JoinHandle<Result<(Sealed, Vec<OwnedSemaphorePermit>), ArchiveError>>;
+
+pub(super) struct Pump {
+    writer: Arc<Writer>,
+    stream: StreamName,
+    puts_in_flight: u64,
+    publish: watch::Sender<Progress>,
+    chain: Chain,
+    pending: VecDeque<Pending>,
+    puts: JoinSet<(u64, Result<(), ArchiveError>)>,
+    sealing: Option<Sealing>,
+    /// Clock readings whose end is not durable yet, oldest first.
+    clocks: VecDeque<(i64, u64)>,
+    durable_seq: Option<u64>,
+    head_written: Option<(Instant, Head)>,
+    head_task: Option<JoinHandle<()>>,
+}
+
+impl Pump {
+    pub(super) fn new(
+        writer: Arc<Writer>,
+        stream: StreamName,
+        resume: &Resume,
+        from: u64,
+        puts_in_flight: u64,
+        publish: watch::Sender<Progress>,
+    ) -> Self {
+        let new_run = Chain {
+            run_seq: resume.next_seq,
+            run_start: from,
+            ..Chain::default()
+        };
+        let chain = match &resume.last_contiguous {
+            Some(present) if from <= present.header.end => Chain::after(present),
+            Some(present) => Chain {
+                previous: present.hash,
+                ..new_run
+            },
+            None => Chain {
+                run_seq: 0,
+                ..new_run
+            },
+        };
+        Self {
+            writer,
+            stream,
+            puts_in_flight,
+            publish,
+            chain,
+            pending: VecDeque::new(),
+            puts: JoinSet::new(),
+            sealing: None,
+            clocks: VecDeque::new(),
+            durable_seq: resume
+                .last_contiguous
+                .as_ref()
+                .map(|present| present.header.seq),
+            head_written: None,
+            head_task: None,
+        }
+    }
+
+    /// Runs until the segmenter ends and everything it cut is durable.
+    pub(super) async fn run(mut self, mut cuts: mpsc::Receiver<Cut>) -> Result<(), ArchiveError> {
+        let mut ended = false;
+        let mut head_timer = tokio::time::interval(HEAD_EVERY / 4);
+        while !(ended && self.sealing.is_none() && self.puts.is_empty()) {
+            tokio::select! {
+                cut = cuts.recv(), if !ended && self.may_seal() => match cut {
+                    Some(cut) => self.accept(cut),
+                    None => ended = true,
+                },
+                sealed = join(&mut self.sealing), if self.sealing.is_some() => {
+                    self.sealing = None;
+                    let (sealed, memory) = sealed?;
+                    self.put(sealed, memory);
+                }
+                Some(put) = self.puts.join_next() => {
+                    let (seq, result) = put.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                    result?;
+                    self.is_durable(seq);
+                }
+                _ = head_timer.tick() => self.renew_head(),
+            }
+        }
+        self.last_head().await;
+        Ok(())
+    }
+
+    /// A number may be in flight only within [`IN_FLIGHT_MAX`] of the lowest one that is not durable.
+    fn may_seal(&self) -> bool {
+        let span = match (self.pending.front(), self.pending.back()) {
+            (Some(front), Some(back)) => back.seq + 1 - front.seq,
+            _ => 0,
+        };
+        self.sealing.is_none()
+            && (self.puts.len() as u64) < self.puts_in_flight
+            && span < IN_FLIGHT_MAX
+    }
+
+    fn accept(&mut self, cut: Cut) {
+        match cut {
+            Cut::Clock { clock, end } => {
+                self.clocks.push_back((clock, end));
+                self.advance();
+            }
+            Cut::Present(present) => {
+                self.chain = Chain::after(&present);
+                let Header { seq, end, .. } = present.header;
+                self.pending.push_back(Pending {
+                    seq,
+                    end,
+                    durable: true,
+                });
+                self.publish.send_modify(|progress| progress.sealed = end);
+                self.advance();
+            }
+            Cut::Segment {
+                seq,
+                start,
+                end,
+                refill,
+                frames,
+                annotation,
+            } => {
+                let chain = &mut self.chain;
+                chain.time_high = chain.time_high.max(annotation.time_max);
+                if annotation.unsure {
+                    chain.unsure_seq = Some(seq);
+                }
+                let mut header =
+                    self.writer
+                        .header(Kind::Segment, &self.stream, Id::default(), seq);
+                (header.start, header.end, header.refill) = (start, end, refill);
+                (header.time_min, header.time_max) = (annotation.time_min, annotation.time_max);
+                (header.time_high, header.unsure_seq) = (chain.time_high, chain.unsure_seq);
+                (header.run_seq, header.run_start) = (chain.run_seq, chain.run_start);
+                header.previous = chain.previous;
+                self.pending.push_back(Pending {
+                    seq,
+                    end,
+                    durable: false,
+                });
+                let writer = Arc::clone(&self.writer);
+                self.sealing = Some(tokio::spawn(async move {
+                    let (mut done, mut memory) = (Vec::new(), Vec::new());
+                    for frame in frames {
+                        let (frame, permit) = frame
+                            .await
+                            .expect("the compressor lives as long as the segmenter");
+                        memory.push(shrink(permit, frame.compressed_bytes()));
+                        done.push(frame);
+                    }
+                    let sealed = writer.seal(header, done, annotation.summary).await?;
+                    Ok((sealed, memory))
+                }));
+            }
+        }
+    }
+
+    fn put(&mut self, sealed: Sealed, memory: Vec<OwnedSemaphorePermit>) {
+        self.chain.previous = sealed.hash;
+        self.publish
+            .send_modify(|progress| progress.sealed = sealed.header.end);
+        let (writer, seq) = (Arc::clone(&self.writer), sealed.header.seq);
+        let key = layout::segment(&self.stream, seq);
+        self.puts.spawn(async move {
+            let result = writer.put(&key, sealed.bytes).await;
+            drop(memory);
+            (seq, result)
+        });
+    }
+
+    fn is_durable(&mut self, seq: u64) {
+        let pending = self.pending.iter_mut().find(|pending| pending.seq == seq);
+        pending.expect("what was put was pending").durable = true;
+        self.advance();
+    }
+
+    /// Moves the durable end over everything at the front that is durable, and publishes it.
+    fn advance(&mut self) {
+        let mut now = *self.publish.borrow();
+        while let Some(front) = self.pending.pop_front_if(|pending| pending.durable) {
+            assert!(front.end > now.durable, "the durable end never goes back");
+            now.durable = front.end;
+            self.durable_seq = Some(front.seq);
+        }
+        while let Some((clock, _)) = self.clocks.pop_front_if(|(_, end)| *end <= now.durable) {
+            now.covered = now.covered.max(Some(clock));
+        }
+        assert!(
+            now.durable <= now.sealed,
+            "only what was sealed can be durable"
+        );
+        let first_head =
+            self.head_written.is_none() && now.durable != self.publish.borrow().durable;
+        self.publish
+            .send_if_modified(|progress| std::mem::replace(progress, now) != now);
+        if first_head {
+            self.renew_head();
+        }
+    }
+
+    /// What the head should say, if that is news.
+    fn news(&self) -> Option<Head> {
+        let Progress {
+            durable, covered, ..
+        } = *self.publish.borrow();
+        let head = Head {
+            seq: self.durable_seq?,
+            end: durable,
+            covered,
+            written: jiff::Timestamp::now(),
+        };
+        let known = self
+            .head_written
+            .as_ref()
+            .map(|(_, known)| (known.seq, known.covered));
+        (known != Some((head.seq, head.covered))).then_some(head)
+    }
+
+    /// Renews the head in the background, at most once a minute.
+    fn renew_head(&mut self) {
+        let recent = self
+            .head_written
+            .as_ref()
+            .is_some_and(|(at, _)| at.elapsed() < HEAD_EVERY);
+        let busy = self
+            .head_task
+            .as_ref()
+            .is_some_and(|task| !task.is_finished());
+        if recent || busy {
+            return;
+        }
+        if let Some(head) = self.news() {
+            self.head_written = Some((Instant::now(), head.clone()));
+            self.head_task = Some(tokio::spawn(put_head(
+                Arc::clone(&self.writer),
+                self.stream.clone(),
+                head,
+            )));
+        }
+    }
+
+    async fn last_head(&mut self) {
+        if let Some(task) = self.head_task.take() {
+            // Two heads must not overtake each other; a store that hangs must not hold up the end.
+            if tokio::time::timeout(LAST_HEAD_DEADLINE, task)
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+        if let Some(head) = self.news() {
+            let put = put_head(Arc::clone(&self.writer), self.stream.clone(), head);
+            if tokio::time::timeout(LAST_HEAD_DEADLINE, put).await.is_err() {
+                tracing::warn!(stream = %self.stream, "the head was not renewed: the store does not answer");
+            }
+        }
+    }
+}
+
+/// The head is a hint: what fails here costs a few requests at the next start.
+async fn put_head(writer: Arc<Writer>, stream: StreamName, head: Head) {
+    let key = layout::head(&stream);
+    let body = writer.sign(&key, &head);
+    if let Err(error) = with_deadline(
+        &key,
+        writer.archive().store().put_replacing(&key, body.into()),
+    )
+    .await
+    {
+        tracing::warn!(%stream, %error, "the head was not renewed");
+    }
+}
+
+/// Keeps of a permit what the compressed frame takes.
+fn shrink(mut permit: OwnedSemaphorePermit, bytes: usize) -> OwnedSemaphorePermit {
+    let kept = bytes.div_ceil(1024).min(permit.num_permits());
+    permit.split(kept).expect("not more than it holds")
+}
+
+/// Waits for the sealing that is under way; `None` never ends.
+async fn join(
+    sealing: &mut Option<Sealing>,
+) -> Result<(Sealed, Vec<OwnedSemaphorePermit>), ArchiveError> {
+    match sealing {
+        Some(task) => task
+            .await
+            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,169 @@
+//! One put, carried through: retried for as long as it takes, compared where the answer was lost.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::Writer;
+use crate::error::ArchiveError;
+use crate::object::Preamble;
+use crate::store::{Piece, StoreError, found};
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(20);
+/// A store that does not answer for so long is tried anew.
+const CALL_DEADLINE: Duration = Duration::from_secs(60);
+/// Trouble is logged when it begins, and again so often.
+const REMIND: Duration = Duration::from_secs(60);
+
+/// What keeps one object from being put.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// Since when.
+    pub since: Instant,
+    /// In the store's words.
+    pub reason: String,
+}
+
+/// The troubles of a writer, by object. Empty when all is well.
+#[derive(Clone, Debug, Default)]
+pub struct Troubles(Arc<Mutex<BTreeMap<String, Trouble>>>);
+
+impl Troubles {
+    /// The one that lasts longest.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Trouble> {
+        self.lock()
+            .values()
+            .min_by_key(|trouble| trouble.since)
+            .cloned()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Trouble>> {
+        self.0.lock().expect("no holder panics")
+    }
+}
+
+/// One object's trouble: entered when a call fails, taken back when the put ends or is given up.
+struct Watch<'a> {
+    troubles: &'a Troubles,
+    key: &'a str,
+    logged: Option<Instant>,
+}
+
+impl Watch<'_> {
+    fn failed(&mut self, error: &StoreError) {
+        let (since, reason) = (Instant::now(), error.to_string());
+        let mut troubles = self.troubles.lock();
+        let trouble = troubles.entry(self.key.into()).or_insert(Trouble {
+            since,
+            reason: String::new(),
+        });
+        trouble.reason = reason;
+        if self.logged.is_none_or(|at| at.elapsed() > REMIND) {
+            let seconds = trouble.since.elapsed().as_secs();
+            tracing::warn!(key = self.key, %error, seconds, "the store does not take an object; trying again");
+            self.logged = Some(Instant::now());
+        }
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if self.troubles.lock().remove(self.key).is_some() && !std::thread::panicking() {
+            tracing::info!(key = self.key, "the store answers again");
+        }
+    }
+}
+
+impl Writer {
+    /// Puts `body` under `key`, for as long as it takes. Ends with an error only where trying again cannot help: somebody
+    /// else's object is there, or the medium is broken.
+    pub async fn put(&self, key: &str, body: Bytes) -> Result<(), ArchiveError> {
+        let mut watch = Watch {
+            troubles: &self.troubles,
+            key,
+            logged: None,
+        };
+        let mut backoff = Backoff::new();
+        loop {
+            let put =
+                with_deadline(key, self.archive.store().put_if_absent(key, body.clone())).await;
+            let error = match put {
+                Ok(()) => return Ok(()),
+                Err(StoreError::AlreadyExists { .. }) => match self.is_ours(key, &body).await {
+                    Ok(()) => return Ok(()),
+                    Err(ArchiveError::Store(error)) => error,
+                    Err(error) => return Err(error),
+                },
+                Err(error) => error,
+            };
+            if matches!(error, StoreError::Broken { .. }) {
+                return Err(error.into());
+            }
+            watch.failed(&error);
+            backoff.wait().await;
+        }
+    }
+
+    /// The object exists: either an earlier try of ours succeeded and its answer was lost, or we are fenced.
+    async fn is_ours(&self, key: &str, body: &Bytes) -> Result<(), ArchiveError> {
+        let fetched = with_deadline(key, self.archive.store().get(key, Piece::Whole)).await;
+        let theirs = found(fetched)?.ok_or_else(|| StoreError::Unavailable {
+            key: key.into(),
+            reason: "it says that the object exists and then that it does not".into(),
+        })?;
+        if theirs.bytes == body {
+            return Ok(());
+        }
+        let writer = match Preamble::decode(&theirs.bytes, self.archive.writer()) {
+            Ok(preamble) => preamble.header.writer_id.to_string(),
+            Err(fault) => format!("unknown: {fault}"),
+        };
+        Err(ArchiveError::Fenced {
+            key: key.into(),
+            writer,
+        })
+    }
+}
+
+/// A call that takes longer than the deadline has failed; what it did is not known.
+pub(super) async fn with_deadline<T>(
+    key: &str,
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(CALL_DEADLINE, call)
+        .await
+        .unwrap_or_else(|_| {
+            let reason = format!("no answer within {} s", CALL_DEADLINE.as_secs());
+            Err(StoreError::Unavailable {
+                key: key.into(),
+                reason,
+            })
+        })
+}
+
+/// Exponential backoff with full jitter.
+struct Backoff {
+    ceiling: Duration,
+}
+
+impl Backoff {
+    fn new() -> Self {
+        Self {
+            ceiling: BACKOFF_FIRST,
+        }
+    }
+
+    async fn wait(&mut self) {
+        let mut random = [0; 4];
+        // Without randomness there is no jitter, and the wait is the longest.
+        let share = getrandom::fill(&mut random).map_or(1.0, |()| {
+            f64::from(u32::from_be_bytes(random)) / f64::from(u32::MAX)
+        });
+        tokio::time::sleep(self.ceiling.mul_f64(share.max(0.1))).await;
+        self.ceiling = (self.ceiling * 2).min(BACKOFF_MAX);
+    }
+}
