@@ -4,9 +4,16 @@
 //! [`cli`] is the whole command line, [`place`] finds the archive and the key it names, [`output`] and [`progress`]
 //! are how anything is shown.
 
+pub mod backup;
 pub mod cli;
 pub mod keygen;
 pub mod manual;
 pub mod output;
 pub mod place;
+pub mod plan;
 pub mod progress;
+pub mod restore;
+pub mod status;
+pub mod target;
+pub mod verify;
+pub mod wal_fetch;

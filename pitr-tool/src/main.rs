@@ -5,17 +5,40 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pitr_tool::cli::Cli;
+use pitr_tool::wal_fetch;
 use pitrd::config::{Log, LogFormat, LogLevel};
-use pitrd::exit;
+use pitrd::exit::{self, Exit};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let wal_fetch = wal_fetch::is_asked(std::env::args_os());
+    if wal_fetch {
+        wal_fetch::end_fatally_on_panic();
+    }
+    let exit = run();
+    if wal_fetch {
+        wal_fetch::exit(exit)
+    } else {
+        exit
+    }
+    .into()
+}
+
+fn run() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(refused) => {
+            // To a closed standard error nothing can be said.
+            let _ = refused.print();
+            return if refused.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Done
+            };
+        }
+    };
     pitrd::log::start(Log {
         format: LogFormat::Text,
         level: LogLevel::WARN,
     });
-    match cli.run() {
-        Ok(exit) => exit.into(),
-        Err(error) => exit::report(&error).into(),
-    }
+    cli.run().unwrap_or_else(|error| exit::report(&error))
 }
