@@ -9,9 +9,11 @@ pub mod object;
 pub mod store;
 
 mod archive;
+pub mod catalogue;
 mod error;
 pub mod layout;
 pub mod reader;
+pub mod verify;
 pub mod writer;
 
 pub use archive::{Archive, Reading};

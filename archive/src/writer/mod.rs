@@ -3,6 +3,7 @@
 //! [`LogWriter`] is the whole way: `segmenter` cuts and hands frames to `compressor`, `pump` seals in order, keeps several
 //! puts in flight and publishes the contiguous durable end. [`resume`] reads the position back from the store.
 
+mod backup;
 mod compressor;
 mod log;
 mod pump;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
+pub use backup::{BackupSettings, BackupWriter, PART_BYTES};
 pub use compressor::Compressor;
 pub use log::{Annotate, Annotation, LogSettings, LogWriter, Progress};
 pub use put::{Trouble, Troubles};

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::put::with_deadline;
 use super::resume::{Present, Resume};
-use super::segmenter::Cut;
+use super::segmenter::{Cut, collect};
 use super::{IN_FLIGHT_MAX, Progress, Writer};
 use crate::error::ArchiveError;
 use crate::layout;
@@ -59,7 +59,7 @@ struct Pending {
     durable: bool,
 }
 
-type Sealing = JoinHandle<Result<(Sealed, Vec<OwnedSemaphorePermit>), ArchiveError>>;
+pub(super) type Sealing = JoinHandle<Result<(Sealed, Vec<OwnedSemaphorePermit>), ArchiveError>>;
 
 pub(super) struct Pump {
     writer: Arc<Writer>,
@@ -204,15 +204,8 @@ impl Pump {
                 });
                 let writer = Arc::clone(&self.writer);
                 self.sealing = Some(tokio::spawn(async move {
-                    let (mut done, mut memory) = (Vec::new(), Vec::new());
-                    for frame in frames {
-                        let (frame, permit) = frame
-                            .await
-                            .expect("the compressor lives as long as the segmenter");
-                        memory.push(shrink(permit, frame.compressed_bytes()));
-                        done.push(frame);
-                    }
-                    let sealed = writer.seal(header, done, annotation.summary).await?;
+                    let (frames, memory) = collect(frames).await;
+                    let sealed = writer.seal(header, frames, annotation.summary).await?;
                     Ok((sealed, memory))
                 }));
             }
@@ -334,12 +327,6 @@ async fn put_head(writer: Arc<Writer>, stream: StreamName, head: Head) {
     {
         tracing::warn!(%stream, %error, "the head was not renewed");
     }
-}
-
-/// Keeps of a permit what the compressed frame takes.
-fn shrink(mut permit: OwnedSemaphorePermit, bytes: usize) -> OwnedSemaphorePermit {
-    let kept = bytes.div_ceil(1024).min(permit.num_permits());
-    permit.split(kept).expect("not more than it holds")
 }
 
 /// Waits for the sealing that is under way; `None` never ends.

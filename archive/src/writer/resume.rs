@@ -22,7 +22,7 @@ pub(super) enum Slot {
     /// A hole: write exactly these positions under this number.
     Fill { seq: u64, start: u64, end: u64 },
     /// The segment is there; its positions arrive again and are passed over.
-    Pass(Present),
+    Pass(Box<Present>),
 }
 
 /// Where a stream stands in the store.
@@ -181,7 +181,7 @@ fn fill_slots(
         }
         missing.clear();
         start = Some(present.header.end);
-        slots.push(Slot::Pass(present.clone()));
+        slots.push(Slot::Pass(Box::new(present.clone())));
     }
     Ok(slots)
 }

@@ -29,6 +29,24 @@ pub(super) enum Command {
 /// A frame in the making, and the memory it stands for.
 pub(super) type PendingFrame = oneshot::Receiver<(Frame, OwnedSemaphorePermit)>;
 
+/// Waits for frames; keeps of their memory what they take compressed.
+pub(super) async fn collect(frames: Vec<PendingFrame>) -> (Vec<Frame>, Vec<OwnedSemaphorePermit>) {
+    let (mut done, mut memory) = (
+        Vec::with_capacity(frames.len()),
+        Vec::with_capacity(frames.len()),
+    );
+    for frame in frames {
+        let (frame, mut permit) = frame.await.expect("the compressor does not drop a job");
+        let kept = frame
+            .compressed_bytes()
+            .div_ceil(KIB)
+            .min(permit.num_permits());
+        memory.push(permit.split(kept).expect("not more than it holds"));
+        done.push(frame);
+    }
+    (done, memory)
+}
+
 /// What the pump gets, in order of positions.
 pub(super) enum Cut {
     /// A segment to seal and put.
@@ -197,7 +215,7 @@ impl Segmenter {
     async fn passed(&mut self) -> bool {
         self.annotate.cut();
         match self.slots.pop_front() {
-            Some(Slot::Pass(present)) => self.out.send(Cut::Present(present)).await.is_ok(),
+            Some(Slot::Pass(present)) => self.out.send(Cut::Present(*present)).await.is_ok(),
             _ => true,
         }
     }

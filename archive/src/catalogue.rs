@@ -1,0 +1,176 @@
+//! What an archive holds: streams with their unbroken runs, base backups, timeline histories. Reads headers only.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+
+use crate::archive::Archive;
+use crate::error::ArchiveError;
+use crate::layout;
+use crate::object::{Header, Id, Kind, PREAMBLE_BYTES, StreamName};
+use crate::reader::{End, LogReader, Run};
+use crate::store::{Piece, found};
+
+/// The moment a base backup began, to the second, which is also its name: `20261121T031500Z`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BackupId([u8; 16]);
+
+impl BackupId {
+    /// The id of a backup that begins at `moment`.
+    #[must_use]
+    pub fn at(moment: jiff::Timestamp) -> Self {
+        let text = moment.strftime("%Y%m%dT%H%M%SZ").to_string();
+        text.parse()
+            .expect("years have four digits for as long as this program runs")
+    }
+
+    /// As it stands in headers.
+    #[must_use]
+    pub fn set_id(self) -> Id {
+        Id(self.0)
+    }
+
+    /// When the backup began.
+    #[must_use]
+    pub fn moment(self) -> Option<jiff::Timestamp> {
+        jiff::fmt::strtime::parse("%Y%m%dT%H%M%SZ", self.0)
+            .ok()?
+            .to_datetime()
+            .ok()?
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .ok()
+            .map(|zoned| zoned.timestamp())
+    }
+}
+
+/// Text that is not a backup id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a backup id such as 20261121T031500Z")]
+pub struct NotABackupId(String);
+
+impl FromStr for BackupId {
+    type Err = NotABackupId;
+
+    fn from_str(text: &str) -> Result<Self, NotABackupId> {
+        let wrong = || NotABackupId(text.into());
+        let bytes: [u8; 16] = text.as_bytes().try_into().map_err(|_| wrong())?;
+        let shape = bytes.iter().enumerate().all(|(at, byte)| match at {
+            8 => *byte == b'T',
+            15 => *byte == b'Z',
+            _ => byte.is_ascii_digit(),
+        });
+        if shape { Ok(Self(bytes)) } else { Err(wrong()) }
+    }
+}
+
+impl fmt::Display for BackupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .try_for_each(|&byte| write!(f, "{}", char::from(byte)))
+    }
+}
+
+/// A stream and what can be read from it.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// Its name.
+    pub name: StreamName,
+    /// Where it ends in the store.
+    pub end: End,
+    /// Its unbroken runs, oldest first. Between two of them the log has a gap.
+    pub runs: Vec<Run>,
+}
+
+/// A base backup that is whole: its manifest is there.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    /// Its name.
+    pub id: BackupId,
+    /// The header of its manifest: stream, and the positions between which it was taken.
+    pub header: Header,
+}
+
+/// The contents of an archive.
+#[derive(Clone, Debug)]
+pub struct Catalogue {
+    /// Streams in order of their names.
+    pub streams: Vec<Stream>,
+    /// Whole base backups, oldest first.
+    pub backups: Vec<Backup>,
+    /// Backups without a manifest: interrupted, or under way.
+    pub incomplete: Vec<BackupId>,
+}
+
+impl Catalogue {
+    /// Reads it.
+    pub async fn read(archive: &Arc<Archive>) -> Result<Self, ArchiveError> {
+        let names = archive.store().children(layout::LOG).await?;
+        let streams = names
+            .iter()
+            .filter_map(|name| StreamName::new(name))
+            .map(|name| read_stream(archive, name));
+        let streams = try_join_all(streams).await?;
+        let (mut backups, mut incomplete) = (Vec::new(), Vec::new());
+        let names = archive.store().children(layout::BASE).await?;
+        let ids: Vec<BackupId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        let headers = try_join_all(ids.iter().map(|&id| read_backup(archive, id))).await?;
+        for (id, header) in ids.into_iter().zip(headers) {
+            match header {
+                Some(header) => backups.push(Backup { id, header }),
+                None => incomplete.push(id),
+            }
+        }
+        Ok(Self {
+            streams,
+            backups,
+            incomplete,
+        })
+    }
+
+    /// The stream of this name.
+    #[must_use]
+    pub fn stream(&self, name: &str) -> Option<&Stream> {
+        self.streams
+            .iter()
+            .find(|stream| stream.name.as_str() == name)
+    }
+}
+
+async fn read_stream(archive: &Arc<Archive>, name: StreamName) -> Result<Stream, ArchiveError> {
+    let reader = LogReader::new(Arc::clone(archive), name.clone());
+    let end = reader.end().await?;
+    let runs = reader.runs(&end).await?;
+    Ok(Stream { name, end, runs })
+}
+
+async fn read_backup(archive: &Archive, id: BackupId) -> Result<Option<Header>, ArchiveError> {
+    let key = layout::manifest(&id.to_string());
+    let piece = Piece::Range(0..PREAMBLE_BYTES as u64);
+    let Some(fetched) = found(archive.store().get(&key, piece).await)? else {
+        return Ok(None);
+    };
+    let expected = archive.expected(Kind::Manifest, None, id.set_id(), 0);
+    Ok(Some(
+        expected
+            .preamble(&key, &fetched.bytes, archive.writer())?
+            .header,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_id_is_a_moment_to_the_second() {
+        let moment: jiff::Timestamp = "2026-11-21T03:15:00Z".parse().unwrap();
+        let id = BackupId::at(moment);
+        assert_eq!(id.to_string(), "20261121T031500Z");
+        assert_eq!(id.moment(), Some(moment));
+        assert_eq!("20261121T031500Z".parse(), Ok(id));
+        assert!("../../../../etc/".parse::<BackupId>().is_err());
+    }
+}

@@ -1,0 +1,293 @@
+//! Verifying an archive: structure, signatures and the chain without a key; with one, every chunk and every frame.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+
+use crate::archive::{Archive, Reading};
+use crate::catalogue::{Backup, Catalogue, Stream};
+use crate::error::ArchiveError;
+use crate::keys::SignedDocument;
+use crate::layout;
+use crate::object::{Header, Id, Kind, StreamName};
+use crate::reader::LogReader;
+use crate::store::{Listed, Piece, StoreError};
+
+/// Objects that are fetched at once.
+const PARALLEL: usize = 8;
+/// Behind every key of one level.
+const LAST: &str = "~";
+
+/// What was verified, and what is wrong.
+#[derive(Debug, Default)]
+pub struct Verified {
+    /// Objects that were read.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What is wrong, each with the object it concerns.
+    pub faults: Vec<ArchiveError>,
+    /// Backups without a manifest, which no restore will use.
+    pub incomplete: Vec<String>,
+}
+
+/// One verification.
+pub struct Verifier<'a> {
+    archive: Arc<Archive>,
+    reading: Option<&'a Reading>,
+    progress: &'a (dyn Fn(u64) + Sync),
+    result: Verified,
+}
+
+/// An object that passed: what the chain needs of it.
+struct Sound {
+    header: Header,
+    hash: [u8; 32],
+    bytes: u64,
+}
+
+impl<'a> Verifier<'a> {
+    /// A verification of `archive`; deep if there is something to open objects with. `progress` hears the bytes of every object.
+    #[must_use]
+    pub fn new(
+        archive: Arc<Archive>,
+        reading: Option<&'a Reading>,
+        progress: &'a (dyn Fn(u64) + Sync),
+    ) -> Self {
+        Self {
+            archive,
+            reading,
+            progress,
+            result: Verified::default(),
+        }
+    }
+
+    /// Verifies all of it. An error only if the store does not answer; damage is in the result.
+    pub async fn run(mut self) -> Result<Verified, ArchiveError> {
+        let catalogue = Catalogue::read(&self.archive).await?;
+        for stream in &catalogue.streams {
+            self.stream(stream).await?;
+        }
+        for backup in &catalogue.backups {
+            self.backup(backup).await?;
+        }
+        self.histories().await?;
+        self.keys().await?;
+        self.result.incomplete = catalogue
+            .incomplete
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        Ok(self.result)
+    }
+
+    async fn stream(&mut self, stream: &Stream) -> Result<(), ArchiveError> {
+        if let Err(error) = stream.end.check_tail(&stream.name) {
+            self.result.faults.push(error);
+        }
+        let Some(last) = stream.end.last else {
+            return Ok(());
+        };
+        let reader = LogReader::new(Arc::clone(&self.archive), stream.name.clone());
+        if let Err(error) = reader.prove_present(0..last + 1).await {
+            self.fault(error)?;
+        }
+        let name = &stream.name;
+        let wanted = (0..=last).map(|seq| {
+            (
+                layout::segment(name, seq),
+                Kind::Segment,
+                Some(name),
+                Id::default(),
+                seq,
+            )
+        });
+        let mut previous: Option<Sound> = None;
+        let this = &*self;
+        let mut checks = futures_util::stream::iter(
+            wanted.map(|(key, kind, stream, set, seq)| this.check(key, kind, stream, set, seq)),
+        )
+        .buffered(PARALLEL);
+        let mut faults = Vec::new();
+        let (mut objects, mut bytes) = (0, 0);
+        while let Some(check) = checks.next().await {
+            match check {
+                Ok(sound) => {
+                    objects += 1;
+                    bytes += sound.bytes;
+                    if let Some(before) = &previous
+                        && let Err(reason) = follows(before, &sound)
+                    {
+                        let key = layout::segment(name, sound.header.seq);
+                        faults.push(ArchiveError::Unreadable {
+                            key,
+                            reason: reason.into(),
+                        });
+                    }
+                    previous = Some(sound);
+                }
+                Err(error) => {
+                    faults.push(error);
+                    previous = None;
+                }
+            }
+        }
+        drop(checks);
+        self.result.objects += objects;
+        self.result.bytes += bytes;
+        faults.into_iter().try_for_each(|error| self.fault(error))
+    }
+
+    async fn backup(&mut self, backup: &Backup) -> Result<(), ArchiveError> {
+        let (id, set) = (backup.id.to_string(), backup.id.set_id());
+        let stream = &backup.header.stream;
+        let mut wanted = vec![(layout::manifest(&id), Kind::Manifest, 0)];
+        wanted.extend(
+            (0..backup.header.run_seq).map(|part| (layout::part(&id, part), Kind::Part, part)),
+        );
+        self.objects(
+            wanted
+                .into_iter()
+                .map(|(key, kind, seq)| (key, kind, Some(stream), set, seq)),
+        )
+        .await
+    }
+
+    async fn histories(&mut self) -> Result<(), ArchiveError> {
+        let listed = self.list(layout::TIMELINES).await?;
+        let names: Vec<_> = listed
+            .iter()
+            .filter_map(|object| {
+                let name = object
+                    .key
+                    .strip_prefix(layout::TIMELINES)?
+                    .strip_suffix(".history")?;
+                StreamName::new(name).map(|name| (object.key.clone(), name))
+            })
+            .collect();
+        let wanted = names
+            .iter()
+            .map(|(key, name)| (key.clone(), Kind::History, Some(name), Id::default(), 0));
+        self.objects(wanted).await
+    }
+
+    async fn keys(&mut self) -> Result<(), ArchiveError> {
+        for object in self.list("keys/").await? {
+            let bytes = match self.archive.store().get(&object.key, Piece::Whole).await {
+                Ok(fetched) => fetched.bytes,
+                Err(error) => {
+                    self.fault(error.into())?;
+                    continue;
+                }
+            };
+            let verified: Result<serde_json::Value, _> =
+                SignedDocument::verify(&object.key, &bytes, self.archive.writer());
+            if let Err(error) = verified {
+                self.result.faults.push(error.into());
+            }
+            self.result.objects += 1;
+            self.result.bytes += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, ArchiveError> {
+        Ok(self
+            .archive
+            .store()
+            .list(prefix, prefix..format!("{prefix}{LAST}").as_str())
+            .await?)
+    }
+
+    async fn objects<'k>(
+        &mut self,
+        wanted: impl Iterator<Item = (String, Kind, Option<&'k StreamName>, Id, u64)>,
+    ) -> Result<(), ArchiveError> {
+        let this = &*self;
+        let checks: Vec<_> = wanted
+            .map(|(key, kind, stream, set, seq)| this.check(key, kind, stream, set, seq))
+            .collect();
+        let checks: Vec<_> = futures_util::stream::iter(checks)
+            .buffered(PARALLEL)
+            .collect()
+            .await;
+        for check in checks {
+            match check {
+                Ok(sound) => {
+                    self.result.objects += 1;
+                    self.result.bytes += sound.bytes;
+                }
+                Err(error) => self.fault(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn check(
+        &self,
+        key: String,
+        kind: Kind,
+        stream: Option<&StreamName>,
+        set: Id,
+        seq: u64,
+    ) -> Result<Sound, ArchiveError> {
+        let object = self
+            .archive
+            .object(&key, &self.archive.expected(kind, stream, set, seq))
+            .await?;
+        let header = object.header().clone();
+        let bytes = crate::object::object_bytes(header.payload_bytes);
+        let data_key = match self.reading {
+            Some(reading) => Some(reading.data_key(header.key_id).await?),
+            None => None,
+        };
+        let work = move || {
+            let hash = object.verify()?;
+            if let Some(data_key) = data_key {
+                object.open(&data_key)?.plaintext()?;
+            }
+            Ok::<_, ArchiveError>(hash)
+        };
+        let hash = tokio::task::spawn_blocking(work).await;
+        let hash = hash.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        (self.progress)(bytes);
+        Ok(Sound {
+            header,
+            hash,
+            bytes,
+        })
+    }
+
+    /// Notes what is wrong with the archive, passes on what is wrong with the store.
+    fn fault(&mut self, error: ArchiveError) -> Result<(), ArchiveError> {
+        match error {
+            ArchiveError::Store(StoreError::NotFound { .. }) => {}
+            ArchiveError::Store(error) => return Err(error.into()),
+            _ => {}
+        }
+        self.result.faults.push(error);
+        Ok(())
+    }
+}
+
+/// The law of the chain: positions continue or a new run says so; the hash is that of the segment before, which only a
+/// refilled hole may have changed.
+fn follows(before: &Sound, sound: &Sound) -> Result<(), &'static str> {
+    let (old, new) = (&before.header, &sound.header);
+    let new_run = new.run_seq == new.seq;
+    if !new_run && new.start != old.end {
+        return Err("it does not begin where the segment before it ends");
+    }
+    if new_run && new.start <= old.end {
+        return Err("it says that a new run begins, and there is no gap");
+    }
+    if !new_run && (new.run_seq, new.run_start) != (old.run_seq, old.run_start) {
+        return Err("it claims another run than the segment before it");
+    }
+    if new.previous != before.hash && !old.refill {
+        return Err(
+            "its chain hash is not that of the segment before it: one of the two was replaced",
+        );
+    }
+    Ok(())
+}
