@@ -1,0 +1,179 @@
+//! Which exit code and which hint an error ends in. Libraries say what happened; what an operator does about it is said
+//! here, once for both binaries.
+
+use std::io;
+
+use pitr_archive::ArchiveError;
+use pitr_archive::keys::KeyError;
+use pitr_archive::object::ObjectError;
+use pitr_archive::store::StoreError;
+
+use super::{Exit, Refusal};
+use crate::config::ConfigError;
+
+type Verdict = (Exit, Option<String>);
+
+/// The exit code that `error` ends in and the hint that goes with it: the outermost cause that has one decides, and
+/// what nobody classified counts as unavailable, which is retried.
+#[must_use]
+pub fn classify(error: &anyhow::Error) -> (Exit, Option<String>) {
+    error
+        .chain()
+        .find_map(known)
+        .unwrap_or((Exit::Unavailable, None))
+}
+
+fn known(cause: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
+    None.or_else(|| cause.downcast_ref().map(refusal))
+        .or_else(|| cause.downcast_ref().map(config))
+        .or_else(|| cause.downcast_ref().map(archive))
+        .or_else(|| cause.downcast_ref().map(object))
+        .or_else(|| cause.downcast_ref().map(key))
+        .or_else(|| cause.downcast_ref().map(store))
+}
+
+fn hinted(exit: Exit, hint: &str) -> Verdict {
+    (exit, Some(hint.into()))
+}
+
+fn refusal(refusal: &Refusal) -> Verdict {
+    (refusal.exit, refusal.hint.clone())
+}
+
+fn config(error: &ConfigError) -> Verdict {
+    match error {
+        ConfigError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            hinted(Exit::Usage, "name the file with --config FILE")
+        }
+        ConfigError::Read { .. } => (Exit::Usage, None),
+        ConfigError::Wrong { hint, .. } => (Exit::Usage, hint.clone()),
+    }
+}
+
+fn archive(error: &ArchiveError) -> Verdict {
+    match error {
+        ArchiveError::Store(error) => store(error),
+        ArchiveError::Object(error) => object(error),
+        ArchiveError::Key(error) => key(error),
+        // Retried: the file system it lies on may not be mounted yet.
+        ArchiveError::Absent { .. } => hinted(
+            Exit::Unavailable,
+            "create it with pitr-tool init --config FILE, or mount the file system it lies on",
+        ),
+        ArchiveError::Foreign { .. } => hinted(
+            Exit::Fenced,
+            "every server has an archive of its own: give this one another url in [archive]",
+        ),
+        ArchiveError::Fenced { .. } => hinted(
+            Exit::Fenced,
+            "only one daemon may write an archive: stop the other one, or leave it the archive",
+        ),
+        ArchiveError::Hole { .. } | ArchiveError::TailMissing { .. } => hinted(
+            Exit::Damage,
+            "bring the missing objects back from a copy of the store; nothing was acknowledged meanwhile",
+        ),
+        ArchiveError::Unreadable { .. } => (Exit::Damage, None),
+        ArchiveError::Discontinuous { .. } => (Exit::Unavailable, None),
+    }
+}
+
+fn object(error: &ObjectError) -> Verdict {
+    if error.is_wrong_key() {
+        hinted(
+            Exit::Keys,
+            "give the identity the archive was written for, with --identity FILE",
+        )
+    } else {
+        hinted(
+            Exit::Damage,
+            "pitr-tool verify lists everything that is damaged",
+        )
+    }
+}
+
+fn key(error: &KeyError) -> Verdict {
+    match error {
+        KeyError::NotForUs { .. } => hinted(
+            Exit::Keys,
+            "give the identity whose recipient is named, with --identity FILE",
+        ),
+        KeyError::File { .. } | KeyError::Exposed { .. } | KeyError::Malformed { .. } => {
+            (Exit::Keys, None)
+        }
+        KeyError::Damaged { .. } | KeyError::NotSigned { .. } => (Exit::Damage, None),
+    }
+}
+
+fn store(error: &StoreError) -> Verdict {
+    match error {
+        StoreError::NotFound { .. } => (Exit::Damage, None),
+        StoreError::Full { .. } => {
+            hinted(Exit::Unavailable, "make room; nothing is lost meanwhile")
+        }
+        StoreError::Denied { .. } => hinted(
+            Exit::Unavailable,
+            "run as the user who owns the archive, or give this one access",
+        ),
+        StoreError::AlreadyExists { .. }
+        | StoreError::Unavailable { .. }
+        | StoreError::Broken { .. } => (Exit::Unavailable, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn the_code_and_hint_are_found_below_any_context() {
+        let refused: anyhow::Result<()> = Err(Refusal::new(Exit::Target, "past the end")
+            .hint("try latest")
+            .into());
+        let error = refused.context("plan").unwrap_err();
+        assert_eq!(format!("{error:#}"), "plan: past the end");
+        assert_eq!(classify(&error), (Exit::Target, Some("try latest".into())));
+    }
+
+    #[test]
+    fn an_archive_error_is_classified_by_what_it_wraps() {
+        let source = io::ErrorKind::NotFound.into();
+        let error = ArchiveError::Key(KeyError::File {
+            path: "k".into(),
+            source,
+        });
+        assert_eq!(classify(&error.into()).0, Exit::Keys);
+        let absent = ArchiveError::Absent {
+            url: "file:///a".into(),
+        };
+        assert_eq!(classify(&absent.into()).0, Exit::Unavailable);
+        let fenced = ArchiveError::Fenced {
+            key: "log/0".into(),
+            writer: "00".into(),
+        };
+        assert_eq!(
+            classify(&anyhow::Error::from(fenced).context("archive")).0,
+            Exit::Fenced
+        );
+    }
+
+    #[test]
+    fn a_configuration_error_is_a_usage_error() {
+        let error = ConfigError::Read {
+            path: "a.toml".into(),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        let (exit, hint) = classify(&error.into());
+        assert_eq!(exit, Exit::Usage);
+        assert!(hint.is_some());
+    }
+
+    #[test]
+    fn what_nobody_classified_is_retried() {
+        assert_eq!(
+            classify(&anyhow::anyhow!("connection reset")).0,
+            Exit::Unavailable
+        );
+    }
+}
