@@ -8,6 +8,8 @@ pub const HEADER_BYTES: usize = 256;
 pub const FORMAT_VERSION: u16 = 1;
 /// No object holds more payload than this, so that a forged length cannot exhaust memory.
 pub(super) const PAYLOAD_BYTES_MAX: u64 = 1 << 30;
+/// No object stands for more plaintext than this, for the same reason.
+pub(super) const PLAINTEXT_BYTES_MAX: u64 = 1 << 30;
 /// A time that is not known, and the pointer that points nowhere.
 const NONE_TIME: i64 = i64::MIN;
 const NONE_SEQ: u64 = u64::MAX;
@@ -267,6 +269,9 @@ impl Header {
         }
         if self.time_high < self.time_max {
             return field("time_high", 152);
+        }
+        if self.plaintext_bytes > PLAINTEXT_BYTES_MAX {
+            return field("plaintext_bytes", 184);
         }
         if self.payload_bytes > PAYLOAD_BYTES_MAX {
             return field("payload_bytes", 224);
