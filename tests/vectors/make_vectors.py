@@ -218,10 +218,10 @@ def sign_document(object_key, value, signer=SIGNER, signed_key=None):
 OBJECTS, DOCUMENTS, TEXTS = {}, {}, {}
 
 
-def wanted(h, kind=None, **changes):
+def wanted(h, **changes):
     """What the key of the store says the object is."""
     names = {1: "segment", 2: "part", 3: "manifest", 4: "history"}
-    w = {"archive_id": h["archive"].hex(), "kind": names.get(kind or h["kind"], "segment"),
+    w = {"archive_id": h["archive"].hex(), "kind": names.get(h["kind"], "segment"),
          "stream": h["stream"].decode() if h["kind"] == SEGMENT else None, "set_id": h["set"].hex(), "seq": h["seq"]}
     w.update(changes)
     return w
