@@ -3,6 +3,8 @@
 
 mod lsn;
 mod target;
+mod wal;
 
 pub use lsn::{Lsn, ParseError, TimelineId, WalFileName};
 pub use target::{Target, TargetError};
+pub use wal::{DamageReason, RelationFile, SegmentSizeError, TransactionEnd, WalEvent, WalReader};
