@@ -1,7 +1,9 @@
 #![forbid(unsafe_code)]
 //! PostgreSQL, both directions: capture, base backup, WAL reading, planning and restore.
 
+pub mod backup;
 mod lsn;
+pub mod plan;
 mod target;
 mod wal;
 

@@ -1,0 +1,58 @@
+//! The eye on the WAL as it passes: every record is checked, and what planning needs is noted for each segment.
+
+use pitr_archive::writer::{Annotate, Annotation};
+use tokio::sync::watch;
+
+use super::CaptureStatus;
+use crate::wal::{SegmentSizeError, WalEvent, WalReader, WalSummary};
+use crate::{Lsn, TimelineId};
+
+pub(super) struct WalAnnotator {
+    reader: WalReader,
+    summary: WalSummary,
+    /// Where the record ends whose start was not seen.
+    skipped_end: Option<Lsn>,
+    /// Where the open segment begins.
+    cut: Lsn,
+    status: watch::Sender<CaptureStatus>,
+}
+
+impl WalAnnotator {
+    /// `start` is the beginning of a WAL segment.
+    pub(super) fn new(
+        start: Lsn,
+        timeline: TimelineId,
+        system_id: u64,
+        segment_bytes: u64,
+        status: watch::Sender<CaptureStatus>,
+    ) -> Result<Self, SegmentSizeError> {
+        let reader = WalReader::new(start, timeline, Some(system_id), segment_bytes)?;
+        Ok(Self { reader, summary: WalSummary::default(), skipped_end: None, cut: start, status })
+    }
+}
+
+impl Annotate for WalAnnotator {
+    fn observe(&mut self, start: u64, bytes: &[u8]) {
+        let Self { reader, summary, skipped_end, status, .. } = self;
+        reader.feed(Lsn(start), bytes, &mut |event| {
+            match &event {
+                WalEvent::Damage { at, reason } => {
+                    tracing::error!(%at, %reason, "the server sent WAL that it could not replay; its bytes are archived as they are");
+                    status.send_modify(|status| status.damaged += 1);
+                }
+                WalEvent::Skipped { end, .. } => *skipped_end = Some(*end),
+                _ => {}
+            }
+            summary.observe(&event);
+        });
+    }
+
+    fn cut(&mut self) -> Annotation {
+        let position = self.reader.position();
+        let unsure = self.skipped_end.take_if(|end| *end <= position).is_some_and(|end| end > self.cut);
+        self.cut = position;
+        self.summary.note_position(&self.reader);
+        let summary = std::mem::take(&mut self.summary);
+        Annotation { time_min: summary.time_min, time_max: summary.time_max, unsure, summary: summary.encode() }
+    }
+}

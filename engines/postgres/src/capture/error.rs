@@ -1,0 +1,76 @@
+//! Why capture stops or pauses.
+
+use pitr_archive::ArchiveError;
+
+use crate::connect::ConnectError;
+use crate::replication::ReplicationError;
+use crate::source::SourceError;
+use crate::{Lsn, TimelineId};
+
+/// An end of capture.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The archive failed.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// No session with the server.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The session failed.
+    #[error(transparent)]
+    Replication(#[from] ReplicationError),
+    /// The server is not the archive's source.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Not a release that we know.
+    #[error("the server is PostgreSQL {0}; this release captures 15 to 18")]
+    Version(u32),
+    /// The server is a standby.
+    #[error("the server is a standby; set allow_standby = true to capture from it, or name the primary in the connection")]
+    Standby,
+    /// The slot is missing and may not be created.
+    #[error(
+        "replication slot {slot:?} does not exist and create_slot is false: WAL after {durable} may be lost; \
+         create it with SELECT pg_create_physical_replication_slot('{slot}', true)"
+    )]
+    SlotMissing {
+        /// Its name.
+        slot: String,
+        /// The archive's end.
+        durable: Lsn,
+    },
+    /// The archive has another timeline of this number.
+    #[error(
+        "timeline {timeline} of the server is not the timeline {timeline} of the archive: their histories differ; \
+         two servers were promoted from the same ancestor, and each needs an archive of its own"
+    )]
+    OtherBranch {
+        /// Which one.
+        timeline: TimelineId,
+    },
+    /// A history file that cannot be read.
+    #[error("timeline history of {timeline}: {reason}")]
+    History {
+        /// Which one.
+        timeline: TimelineId,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl CaptureError {
+    /// True if waiting cannot help. A server that let us in once is waited for whatever it says: passwords and certificates
+    /// expire and are renewed.
+    #[must_use]
+    pub fn is_permanent(&self, streamed_once: bool) -> bool {
+        match self {
+            // The position is read back from the store, and the server sends the bytes again.
+            Self::Archive(ArchiveError::Discontinuous { .. }) => false,
+            Self::Archive(error) => error.is_permanent(),
+            Self::Source(_) | Self::OtherBranch { .. } => true,
+            Self::Connect(error) => error.is_permanent() && !streamed_once,
+            Self::Replication(error) => error.is_permanent() && !streamed_once,
+            Self::Version(_) | Self::Standby | Self::SlotMissing { .. } | Self::History { .. } => !streamed_once,
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Capture: from the server's walsender into the archive's log writer, and the durable end back to the server.
+//!
+//! `run` reconnects for ever; `session` is one connection; `position` decides which timeline to read from where;
+//! `stream` moves bytes until the timeline ends; `annotate` checks the WAL as it passes.
+
+mod annotate;
+mod error;
+mod position;
+mod slot;
+mod stream;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use pitr_archive::writer::{Compressor, LogSettings, Writer};
+use tokio::sync::watch;
+
+pub use error::CaptureError;
+
+use stream::StreamEnd;
+
+use crate::connect::ConnInfo;
+use crate::replication::{Mode, ReplicationClient};
+use crate::source::Source;
+use crate::{Lsn, TimelineId};
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(15);
+
+/// What to capture, and how.
+#[derive(Clone, Debug)]
+pub struct CaptureSettings {
+    /// How to connect.
+    pub connection: ConnInfo,
+    /// The physical slot that keeps WAL for us.
+    pub slot: String,
+    /// Create the slot where it is missing.
+    pub create_slot: bool,
+    /// A standby may be the source.
+    pub allow_standby: bool,
+    /// Go on although the store lost segments that it had: a break is recorded.
+    pub accept_break: bool,
+    /// How the log is cut.
+    pub log: LogSettings,
+}
+
+/// Where the capture is; published as it changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaptureStatus {
+    /// WAL is being received; false while there is no connection.
+    pub streaming: bool,
+    /// The timeline that is being read.
+    pub timeline: Option<TimelineId>,
+    /// Received from the server up to here.
+    pub received: Lsn,
+    /// Durable in the store up to here, which is what the server was told.
+    pub durable: Lsn,
+    /// The server's end of WAL when it last spoke.
+    pub server_end: Lsn,
+    /// The server's clock then, µs since the Unix epoch.
+    pub clock: i64,
+    /// Records that did not pass the check since the start.
+    pub damaged: u64,
+    /// Gaps that had to be recorded since the start: each demands a new base backup.
+    pub gaps: u64,
+}
+
+impl CaptureStatus {
+    /// Nothing has happened yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            streaming: false,
+            timeline: None,
+            received: Lsn(0),
+            durable: Lsn(0),
+            server_end: Lsn(0),
+            clock: 0,
+            damaged: 0,
+            gaps: 0,
+        }
+    }
+
+    /// Bytes that the server has and the store does not.
+    #[must_use]
+    pub fn lag_bytes(&self) -> u64 {
+        self.server_end.bytes_since(self.durable)
+    }
+}
+
+impl Default for CaptureStatus {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One capture.
+pub(crate) struct Capture {
+    writer: Arc<Writer>,
+    settings: CaptureSettings,
+    source: Source,
+    compressor: Compressor,
+    status: watch::Sender<CaptureStatus>,
+    shutdown: watch::Receiver<bool>,
+}
+
+/// Captures until `shutdown` becomes true; then closes the open segment and waits until it is durable. Reconnects for as long as
+/// it takes.
+///
+/// # Errors
+/// What waiting cannot mend: another cluster, a fenced writer, a store that lost segments, settings that the server refuses at
+/// the first connection.
+pub async fn run(
+    writer: Arc<Writer>,
+    settings: CaptureSettings,
+    status: watch::Sender<CaptureStatus>,
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), CaptureError> {
+    let source = Source::of(writer.archive())?;
+    let mut capture =
+        Capture { writer, settings, source, compressor: Compressor::new(), status, shutdown };
+    let mut backoff = BACKOFF_FIRST;
+    let mut streamed_once = false;
+    loop {
+        if *capture.shutdown.borrow() {
+            return Ok(());
+        }
+        let error = match capture.session().await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let streamed = capture.status.borrow().streaming;
+        capture.status.send_modify(|status| status.streaming = false);
+        streamed_once |= streamed;
+        if error.is_permanent(streamed_once) {
+            return Err(error);
+        }
+        if streamed {
+            backoff = BACKOFF_FIRST;
+        }
+        tracing::warn!(%error, retry_ms = backoff.as_millis() as u64, "capture was interrupted; connecting again");
+        capture.pause(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+impl Capture {
+    /// One connection, for as long as it lasts; ends well only when we are asked to stop and all is durable.
+    async fn session(&mut self) -> Result<(), CaptureError> {
+        let mut client = ReplicationClient::connect(&self.settings.connection, Mode::Physical).await?;
+        let identity = client.identify_system().await?;
+        self.source.check(&identity)?;
+        let major = client.server_major()?;
+        if !(15..=18).contains(&major) {
+            return Err(CaptureError::Version(major));
+        }
+        if client.in_recovery() && !self.settings.allow_standby {
+            return Err(CaptureError::Standby);
+        }
+        let mut place = self.place(&mut client, &identity).await?;
+        loop {
+            match self.stream(client, place).await? {
+                StreamEnd::Shutdown => return Ok(()),
+                StreamEnd::Switched { client: same, next } => {
+                    client = same;
+                    place = self.place_on(&mut client, next).await?;
+                }
+                StreamEnd::Gap => {
+                    client = ReplicationClient::connect(&self.settings.connection, Mode::Physical).await?;
+                    place = self.place_after_gap(&mut client).await?;
+                }
+            }
+        }
+    }
+
+    /// Waits with jitter, or until we are asked to stop.
+    async fn pause(&mut self, longest: Duration) {
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+        let wait = longest.mul_f64(0.5 + f64::from(nanos % 1000) / 2000.0);
+        let asked = self.shutdown.wait_for(|&stop| stop);
+        // Both ways of waking up lead to the same next step.
+        let _ = tokio::time::timeout(wait, asked).await;
+    }
+}

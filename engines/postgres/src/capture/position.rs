@@ -1,0 +1,175 @@
+//! Where to go on: which timeline, from which LSN, decided from the archive first and the server second.
+
+use pitr_archive::object::{FRAME_BYTES_MAX, Frame, Id, Kind, PREAMBLE_BYTES, StreamName};
+use pitr_archive::store::{Piece, StoreError};
+use pitr_archive::writer::{Resume, resume};
+use pitr_archive::{ArchiveError, layout};
+
+use super::{Capture, CaptureError};
+use crate::history::TimelineHistory;
+use crate::replication::{ReplicationClient, SystemIdentity};
+use crate::{Lsn, TimelineId};
+
+/// A timeline's stream, and where reading it begins.
+pub(super) struct Place {
+    pub(super) timeline: TimelineId,
+    pub(super) stream: StreamName,
+    pub(super) resume: Resume,
+    /// The beginning of the WAL segment that holds the durable end, so that records are checked from their start.
+    pub(super) from: Lsn,
+}
+
+impl Capture {
+    /// After connecting: the server's timeline if the archive has it, else the ancestor that the archive ended on.
+    pub(super) async fn place(
+        &self,
+        client: &mut ReplicationClient,
+        identity: &SystemIdentity,
+    ) -> Result<Place, CaptureError> {
+        let server = identity.timeline;
+        let history = self.history(client, server).await?;
+        let mut path: Vec<TimelineId> = history.iter().flat_map(|history| history.ancestors()).collect();
+        path.push(server);
+        for &timeline in path.iter().rev() {
+            let found = self.resume(timeline).await?;
+            let Some(durable) = found.durable().map(Lsn) else { continue };
+            self.ensure_slot(client, Some(durable)).await?;
+            let switch = history.as_ref().and_then(|history| history.switch_from(timeline));
+            return match switch {
+                Some(switch) if durable >= switch => {
+                    self.tell_fork(timeline, durable, switch);
+                    let next = path.iter().find(|&&next| next > timeline).copied().unwrap_or(server);
+                    self.place_on(client, (next, switch)).await
+                }
+                _ => self.continue_on(timeline, found, durable),
+            };
+        }
+        let restart = self.ensure_slot(client, None).await?;
+        let from = restart.unwrap_or(identity.flush_lsn);
+        self.begin(server, from).await
+    }
+
+    /// After a switch at `switch`: the next timeline, from where the archive has it or else from the WAL segment of the switch.
+    pub(super) async fn place_on(
+        &self,
+        client: &mut ReplicationClient,
+        (timeline, switch): (TimelineId, Lsn),
+    ) -> Result<Place, CaptureError> {
+        self.history(client, timeline).await?;
+        let found = self.resume(timeline).await?;
+        match found.durable().map(Lsn) {
+            Some(durable) => self.continue_on(timeline, found, durable),
+            None => self.begin(timeline, switch).await,
+        }
+    }
+
+    /// The server no longer has the WAL behind the archive's end: from where it has some, on the timeline it is on. The break
+    /// is recorded with the first segment: a new run, or a timeline that does not touch its parent.
+    pub(super) async fn place_after_gap(&self, client: &mut ReplicationClient) -> Result<Place, CaptureError> {
+        let identity = client.identify_system().await?;
+        self.source.check(&identity)?;
+        self.history(client, identity.timeline).await?;
+        let restart = self.slot_after_gap(client).await?.unwrap_or(identity.flush_lsn);
+        let mut place = self.begin(identity.timeline, restart).await?;
+        let durable = place.resume.durable().map(Lsn);
+        if let Some(durable) = durable.filter(|&durable| durable >= place.from) {
+            place.from = durable.segment_start(self.source.wal_segment_bytes);
+            return Ok(place);
+        }
+        tracing::error!(
+            timeline = %place.timeline, archived = ?durable, from = %place.from,
+            "GAP: the server no longer has the WAL behind the archive's end; what lies between is lost for recovery. \
+             Take a new base backup now: pitr-tool backup"
+        );
+        self.status.send_modify(|status| status.gaps += 1);
+        Ok(place)
+    }
+
+    async fn begin(&self, timeline: TimelineId, at: Lsn) -> Result<Place, CaptureError> {
+        let found = self.resume(timeline).await?;
+        let from = at.segment_start(self.source.wal_segment_bytes);
+        tracing::info!(%timeline, %from, "a new stream begins");
+        Ok(Place { timeline, stream: stream_name(timeline), resume: found, from })
+    }
+
+    fn continue_on(&self, timeline: TimelineId, found: Resume, durable: Lsn) -> Result<Place, CaptureError> {
+        let holes = found.holes();
+        let run_start = found.run_start().map_or(durable, Lsn);
+        let from = durable.segment_start(self.source.wal_segment_bytes).max(run_start);
+        tracing::info!(%timeline, %durable, holes, "position read back from the archive");
+        Ok(Place { timeline, stream: stream_name(timeline), resume: found, from })
+    }
+
+    async fn resume(&self, timeline: TimelineId) -> Result<Resume, CaptureError> {
+        Ok(resume(&self.writer, &stream_name(timeline), self.settings.accept_break).await?)
+    }
+
+    /// The switch lies before the end of what is archived: either half a record that nobody can replay, or a standby that lagged.
+    fn tell_fork(&self, timeline: TimelineId, durable: Lsn, switch: Lsn) {
+        if durable > switch {
+            tracing::error!(
+                %timeline, %durable, %switch,
+                "the new timeline branched off before the archive's end: what the old one holds past the switch is not \
+                 part of the new one (it can still be restored with --timeline)"
+            );
+        }
+    }
+
+    /// The history of `timeline`, and those of all its ancestors, archived. `None` for the first timeline.
+    async fn history(
+        &self,
+        client: &mut ReplicationClient,
+        timeline: TimelineId,
+    ) -> Result<Option<TimelineHistory>, CaptureError> {
+        if timeline == TimelineId(1) {
+            return Ok(None);
+        }
+        let file = client.timeline_history(timeline).await?;
+        let history = TimelineHistory::parse(timeline, &file.bytes)
+            .map_err(|error| CaptureError::History { timeline, reason: error.to_string() })?;
+        for ancestor in history.ancestors().filter(|&ancestor| ancestor > TimelineId(1)) {
+            // A server that was built from a backup may not have the files of old ancestors; what it has is kept.
+            match client.timeline_history(ancestor).await {
+                Ok(file) => self.keep_history(ancestor, &file.bytes).await?,
+                Err(error) if error.is_permanent() => {
+                    tracing::warn!(%ancestor, %error, "the server has no history file of an ancestor timeline");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.keep_history(timeline, &file.bytes).await?;
+        Ok(Some(history))
+    }
+
+    /// Archives a history file once. Its header carries the BLAKE3 of the file, so that a daemon that cannot read still sees
+    /// whether the timeline in the archive is the one of the server.
+    async fn keep_history(&self, timeline: TimelineId, bytes: &[u8]) -> Result<(), CaptureError> {
+        let stream = stream_name(timeline);
+        let key = layout::history(&stream);
+        let hash = *blake3::hash(bytes).as_bytes();
+        let archive = self.writer.archive();
+        match archive.store().get(&key, Piece::Range(0..PREAMBLE_BYTES as u64)).await {
+            Ok(fetched) => {
+                let expected = archive.expected(Kind::History, Some(&stream), Id::default(), 0);
+                let preamble = expected.preamble(&key, &fetched.bytes, archive.writer()).map_err(ArchiveError::from)?;
+                let same = preamble.header.previous == hash;
+                return if same { Ok(()) } else { Err(CaptureError::OtherBranch { timeline }) };
+            }
+            Err(StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(ArchiveError::from(error).into()),
+        }
+        let mut header = self.writer.header(Kind::History, &stream, Id::default(), 0);
+        (header.end, header.previous) = (bytes.len() as u64, hash);
+        let level = self.settings.log.compression_level;
+        let frames = bytes.chunks(FRAME_BYTES_MAX).map(|piece| Frame::compress(piece, level)).collect();
+        let sealed = self.writer.seal(header, frames, Vec::new()).await?;
+        self.writer.put(&key, sealed.bytes).await?;
+        tracing::info!(%timeline, "timeline history archived");
+        Ok(())
+    }
+}
+
+/// The stream of a timeline.
+pub(crate) fn stream_name(timeline: TimelineId) -> StreamName {
+    StreamName::new(&timeline.stream()).expect("eight hexadecimal digits are a stream name")
+}

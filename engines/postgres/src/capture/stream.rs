@@ -1,0 +1,204 @@
+//! Moving bytes: WAL into the log writer, the durable end back to the server, until the timeline ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pitr_archive::writer::{LogWriter, Progress};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::annotate::WalAnnotator;
+use super::position::Place;
+use super::{Capture, CaptureError};
+use crate::replication::{ReplicationClient, ReplicationError, Start, Status, WalMessage, WalStream};
+use crate::{Lsn, TimelineId};
+
+/// Status goes out at least so often, whatever the store does.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// The server's clock is noted so often.
+const CLOCK_EVERY: Duration = Duration::from_secs(1);
+
+/// How reading a timeline ended.
+pub(super) enum StreamEnd {
+    /// We were asked to stop, and everything received is durable.
+    Shutdown,
+    /// The server went on to the next timeline.
+    Switched { client: ReplicationClient, next: (TimelineId, Lsn) },
+    /// The server no longer has the WAL that the archive needs next.
+    Gap,
+}
+
+enum Step {
+    Stop,
+    Ended,
+    WriterStopped,
+}
+
+impl Capture {
+    /// Streams one timeline from `place` on.
+    pub(super) async fn stream(&mut self, client: ReplicationClient, place: Place) -> Result<StreamEnd, CaptureError> {
+        let (mut stream, log) = match self.open(client, place).await? {
+            Opened::Streaming(stream, log) => (stream, log),
+            Opened::Ended(end) => return Ok(end),
+        };
+        let outcome = self.pump(&mut stream, &log).await;
+        match outcome {
+            Ok(Step::Stop) => {
+                let durable = log.finish().await?;
+                self.tell(&mut stream, Lsn(durable), false).await?;
+                stream.finish().await?;
+                Ok(StreamEnd::Shutdown)
+            }
+            Ok(Step::Ended) => {
+                let durable = log.finish().await?;
+                self.tell(&mut stream, Lsn(durable), false).await?;
+                let (client, next) = stream.finish().await?;
+                let next = next.ok_or(ReplicationError::ShuttingDown)?;
+                tracing::info!(timeline = %next.0, switch = %next.1, "the server switched to a new timeline");
+                Ok(StreamEnd::Switched { client, next })
+            }
+            Ok(Step::WriterStopped) => match log.finish().await {
+                Err(error) => Err(error.into()),
+                Ok(_) => unreachable!("a writer stops before its end only with an error"),
+            },
+            // What was received is not thrown away: it need not be sent again.
+            Err(error) => {
+                log.finish().await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn open(&self, client: ReplicationClient, place: Place) -> Result<Opened, CaptureError> {
+        let Place { timeline, stream: name, resume, from } = place;
+        let slot = self.settings.slot.clone();
+        let started = client.start_physical(Some(&slot), from, timeline).await;
+        let stream = match started {
+            Ok(Start::Streaming(stream)) => stream,
+            Ok(Start::TimelineEnded { client, next, switch }) => {
+                return Ok(Opened::Ended(StreamEnd::Switched { client, next: (next, switch) }));
+            }
+            Err(error) if is_gap(&error) => {
+                tracing::error!(%timeline, %from, %error, "the server cannot continue where the archive ends");
+                return Ok(Opened::Ended(StreamEnd::Gap));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let annotate = WalAnnotator::new(
+            from,
+            timeline,
+            self.source.system_id,
+            self.source.wal_segment_bytes,
+            self.status.clone(),
+        )
+        .expect("the source's segment size was checked");
+        let log = LogWriter::start(
+            Arc::clone(&self.writer),
+            name,
+            resume,
+            from.0,
+            self.settings.log.clone(),
+            self.compressor.clone(),
+            Box::new(annotate),
+        );
+        let durable = Lsn(log.progress().borrow().durable);
+        tracing::info!(%timeline, %from, %durable, "streaming");
+        self.status.send_modify(|status| {
+            (status.streaming, status.timeline) = (true, Some(timeline));
+            (status.received, status.durable) = (durable, durable);
+        });
+        Ok(Opened::Streaming(stream, log))
+    }
+
+    /// Until the timeline ends, the writer stops, or we are asked to stop. Reads only when the writer has room, and tells the
+    /// server how far we are whether or not it has.
+    async fn pump(&mut self, stream: &mut WalStream, log: &LogWriter) -> Result<Step, CaptureError> {
+        let mut progress = log.progress();
+        let mut timer = tokio::time::interval(STATUS_EVERY);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut noted = Instant::now() - CLOCK_EVERY;
+        let mut shutdown = self.shutdown.clone();
+        loop {
+            let message = tokio::select! {
+                biased;
+                _ = shutdown.wait_for(|&stop| stop) => return Ok(Step::Stop),
+                changed = progress.changed() => {
+                    if changed.is_err() {
+                        return Ok(Step::WriterStopped);
+                    }
+                    self.acknowledge(stream, &mut progress, false).await?;
+                    continue;
+                }
+                _ = timer.tick() => {
+                    self.acknowledge(stream, &mut progress, true).await?;
+                    continue;
+                }
+                next = async { (log.room().await, stream.next().await) } => next,
+            };
+            let (Some(room), message) = message else { return Ok(Step::WriterStopped) };
+            match message? {
+                WalMessage::Wal { start, server_end, clock, data } => {
+                    let end = start.advance(data.len() as u64);
+                    room.append(start.0, data);
+                    self.heard(server_end, clock, Some(end));
+                    if noted.elapsed() >= CLOCK_EVERY
+                        && let Some(room) = log.room_now()
+                    {
+                        room.observe_clock(clock, server_end.0);
+                        noted = Instant::now();
+                    }
+                }
+                WalMessage::Keepalive { server_end, clock, reply_requested } => {
+                    room.observe_clock(clock, server_end.0);
+                    self.heard(server_end, clock, None);
+                    if reply_requested {
+                        self.acknowledge(stream, &mut progress, false).await?;
+                    }
+                }
+                WalMessage::Ended => return Ok(Step::Ended),
+            }
+        }
+    }
+
+    fn heard(&self, server_end: Lsn, clock: i64, received: Option<Lsn>) {
+        self.status.send_modify(|status| {
+            (status.server_end, status.clock) = (server_end, clock);
+            status.received = received.unwrap_or(status.received).max(status.received);
+        });
+    }
+
+    /// Tells the server the durable end, exactly.
+    async fn acknowledge(
+        &self,
+        stream: &mut WalStream,
+        progress: &mut watch::Receiver<Progress>,
+        reply: bool,
+    ) -> Result<(), CaptureError> {
+        let durable = Lsn(progress.borrow_and_update().durable);
+        self.tell(stream, durable, reply).await
+    }
+
+    /// Written, flushed and applied alike: whatever `synchronous_commit` waits for, COMMIT returns when the store holds it.
+    async fn tell(&self, stream: &mut WalStream, durable: Lsn, reply: bool) -> Result<(), CaptureError> {
+        stream.send_status(Status { written: durable, flushed: durable, applied: durable, reply }).await?;
+        self.status.send_modify(|status| {
+            assert!(durable >= status.durable || !status.streaming, "what was acknowledged is never taken back");
+            status.durable = durable;
+        });
+        Ok(())
+    }
+}
+
+enum Opened {
+    Streaming(WalStream, LogWriter),
+    Ended(StreamEnd),
+}
+
+/// The server cannot give what the archive needs next: the WAL was removed, or the slot was given up.
+fn is_gap(error: &ReplicationError) -> bool {
+    match error {
+        ReplicationError::WalRemoved(_) => true,
+        ReplicationError::Server(error) => error.code == "55000",
+        _ => false,
+    }
+}
