@@ -198,3 +198,39 @@ fn debug_output_does_not_show_the_connection_string() {
     let config = parse(&SMALLEST.replace("user=pitrd", "user=pitrd password=canary-7f3a")).unwrap();
     assert!(!format!("{config:?}").contains("canary-7f3a"));
 }
+
+#[test]
+fn every_key_is_documented_in_its_section() {
+    let manual = include_str!("../../../docs/operations.md");
+    for (section, keys) in KNOWN
+        .iter()
+        .filter(|(name, _)| !matches!(*name, "" | "source"))
+    {
+        let heading = format!("### [{section}]\n");
+        let (_, text) = manual
+            .split_once(&heading)
+            .unwrap_or_else(|| panic!("{heading} is missing"));
+        let text = text.split("\n#").next().unwrap_or_default();
+        for key in *keys {
+            assert!(
+                text.contains(&format!("\n| `{key}` |")),
+                "[{section}] {key} is not documented"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_example_needs_nothing_but_a_recipient() {
+    let example = include_str!("../../../systemd/pitrd.toml");
+    assert!(
+        refusal(example).contains("recipients in [encryption] is refused"),
+        "nobody holds the example's key"
+    );
+    let recipient = SMALLEST
+        .split('"')
+        .find(|part| part.starts_with("x25519:"))
+        .unwrap();
+    let config = parse(&example.replace("x25519:…", recipient)).unwrap();
+    assert_eq!(config.segment.linger, Duration::from_secs(1));
+}
