@@ -2,8 +2,10 @@
 //! PostgreSQL, both directions: capture, base backup, WAL reading, planning and restore.
 
 pub mod backup;
+pub mod connect;
 mod lsn;
 pub mod plan;
+pub mod replication;
 mod target;
 mod wal;
 

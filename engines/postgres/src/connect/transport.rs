@@ -1,0 +1,173 @@
+//! Host → a byte stream to the server: a TCP or unix socket, wrapped in TLS if both sides want it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use postgres_protocol::message::frontend;
+use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
+
+use super::ConnectError;
+use super::conninfo::Keepalives;
+use super::tls::{Tls, end_point};
+
+/// Where one attempt goes.
+pub(super) enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// What one attempt does about TLS.
+pub(super) enum Encryption {
+    Never,
+    IfOffered(Tls),
+    Always(Tls),
+}
+
+/// A byte stream to a server. Reads and writes are cancel safe, as those of the sockets are.
+pub(crate) struct Transport {
+    stream: Stream,
+    end_point: Option<Vec<u8>>,
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Transport {
+    /// Opens the socket and, if so asked, TLS on it. `place` is for errors.
+    pub(super) async fn open(
+        address: &Address,
+        encryption: &Encryption,
+        keepalives: Keepalives,
+        place: &str,
+    ) -> Result<Self, ConnectError> {
+        let unreachable = |source| ConnectError::Unreachable {
+            place: place.into(),
+            source,
+        };
+        let plain = |stream| Self {
+            stream,
+            end_point: None,
+        };
+        let address = match address {
+            Address::Unix(path) => {
+                let socket = UnixStream::connect(path).await.map_err(unreachable)?;
+                return Ok(plain(Stream::Unix(socket)));
+            }
+            Address::Tcp(address) => address,
+        };
+        let mut tcp = TcpStream::connect(address).await.map_err(unreachable)?;
+        configure(&tcp, keepalives).map_err(unreachable)?;
+        let (tls, always) = match encryption {
+            Encryption::Never => return Ok(plain(Stream::Tcp(tcp))),
+            Encryption::IfOffered(tls) => (tls, false),
+            Encryption::Always(tls) => (tls, true),
+        };
+        let mut request = BytesMut::new();
+        frontend::ssl_request(&mut request);
+        tcp.write_all(&request).await.map_err(unreachable)?;
+        // One byte and no more: what comes after it must already be inside TLS.
+        let reason = match tcp.read_u8().await.map_err(unreachable)? {
+            b'S' => match tls.handshake(tcp).await {
+                Ok(stream) => {
+                    return Ok(Self {
+                        end_point: end_point(&stream),
+                        stream: Stream::Tls(Box::new(stream)),
+                    });
+                }
+                Err(reason) => reason,
+            },
+            b'N' if !always => return Ok(plain(Stream::Tcp(tcp))),
+            b'N' => {
+                "the server does not offer it; set ssl = on there, or choose another sslmode".into()
+            }
+            other => {
+                return Err(ConnectError::Protocol {
+                    place: place.into(),
+                    what: format!("the byte 0x{other:02X} in answer to a request for TLS"),
+                });
+            }
+        };
+        Err(ConnectError::Tls {
+            place: place.into(),
+            reason,
+        })
+    }
+
+    /// Whether TLS is in use.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
+    }
+
+    /// `tls-server-end-point` data, if the channel can be bound to.
+    pub(crate) fn end_point(&self) -> Option<&[u8]> {
+        self.end_point.as_deref()
+    }
+}
+
+fn configure(tcp: &TcpStream, keepalives: Keepalives) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(tcp, keepalives.enabled)?;
+    if keepalives.enabled {
+        if let Some(idle) = keepalives.idle {
+            sockopt::set_tcp_keepidle(tcp, idle)?;
+        }
+        if let Some(interval) = keepalives.interval {
+            sockopt::set_tcp_keepintvl(tcp, interval)?;
+        }
+        if let Some(count) = keepalives.count {
+            sockopt::set_tcp_keepcnt(tcp, count)?;
+        }
+    }
+    if let Some(timeout) = keepalives.user_timeout {
+        sockopt::set_tcp_user_timeout(tcp, u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX))?;
+    }
+    Ok(())
+}
+
+macro_rules! delegate {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match &mut $self.get_mut().stream {
+            Stream::Tcp($stream) => $call,
+            Stream::Unix($stream) => $call,
+            Stream::Tls($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        delegate!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        delegate!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
