@@ -53,8 +53,8 @@ impl ReplicationClient {
     /// Asks for WAL of `timeline` from `start` on, by way of `slot` if there is one.
     ///
     /// # Errors
-    /// `SlotMissing`, `SlotActive`, `WalRemoved`, `Server` (also: `start` is past the server's end of WAL, or not on
-    /// `timeline`), or a lost connection.
+    /// `SlotMissing`, `SlotActive`, `Server` (`timeline` is not in the server's history), or a lost connection. That the WAL at
+    /// `start` is gone or not there yet is often said only after the stream has begun: see [`WalStream::next`].
     pub async fn start_physical(
         mut self,
         slot: Option<&str>,

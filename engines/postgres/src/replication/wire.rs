@@ -167,8 +167,12 @@ impl Wire {
             );
             return Err(ReplicationError::Lost(error));
         }
-        write(&mut self.unsent)
-            .map_err(|e| ReplicationError::Unsupported(format!("the message cannot be sent: {e}")))
+        let queued = self.unsent.len();
+        write(&mut self.unsent).map_err(|error| {
+            // Half a message must not go out.
+            self.unsent.truncate(queued);
+            ReplicationError::Unsupported(format!("the message cannot be sent: {error}"))
+        })
     }
 
     /// Sends what is queued. Cancel safe: what is not sent stays queued.
