@@ -141,6 +141,9 @@ pub enum DamageReason {
         /// Where the link leads.
         found: Lsn,
     },
+    /// A page announces that the record before it was never completed, but no record confirms it.
+    #[error("the record is cut off without having been abandoned")]
+    CutOff,
     /// The CRC-32C does not fit.
     #[error("the record's checksum does not match")]
     Checksum,

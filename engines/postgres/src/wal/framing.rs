@@ -3,7 +3,7 @@
 
 use super::event::{DamageReason, WalEvent};
 use super::reader::{State, WalReader, aligned};
-use super::record::{HEADER_BYTES, RecordHeader, check_length, checksum, decode};
+use super::record::{HEADER_BYTES, RecordHeader, check_length, checksum, decode, overwritten};
 use crate::Lsn;
 
 impl WalReader {
@@ -79,7 +79,7 @@ impl WalReader {
             return used;
         }
         if header.length == 0 {
-            self.end(self.record.start, sink);
+            self.end(self.record.start, false, sink);
             let read = &self.record.header[..self.record.header_read];
             if read.iter().any(|&byte| byte != 0) {
                 self.damage(self.record.start, DamageReason::DataAfterEnd, sink);
@@ -96,7 +96,7 @@ impl WalReader {
                 self.damage(self.record.start, reason, sink);
                 return used;
             }
-            self.record.body = header.is_decoded().then(Vec::new);
+            self.record.body = (header.is_decoded() || header.is_overwrite()).then(Vec::new);
             if self.record.left == 0 {
                 self.close_record(self.position.advance(used as u64), sink);
             }
@@ -122,6 +122,13 @@ impl WalReader {
         body: Option<&[u8]>,
         sink: &mut impl FnMut(WalEvent),
     ) {
+        if let Some(abandoned) = self.abandoned {
+            let said = body.filter(|_| header.is_overwrite()).and_then(overwritten);
+            if said != Some(abandoned) {
+                return self.damage(abandoned, DamageReason::CutOff, sink);
+            }
+            self.abandoned = None;
+        }
         let segment = self.pages.segment_bytes;
         let mut end = aligned(end);
         self.state = State::Between;

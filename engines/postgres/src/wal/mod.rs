@@ -7,6 +7,10 @@ mod framing;
 mod page;
 mod reader;
 mod record;
+#[cfg(test)]
+mod synthetic;
+#[cfg(test)]
+mod tests;
 
 pub use event::{DamageReason, RelationFile, TransactionEnd, WalEvent};
 pub use reader::{SegmentSizeError, WalReader};

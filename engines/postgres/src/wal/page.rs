@@ -113,6 +113,12 @@ impl PageRules {
         Ok(start)
     }
 
+    /// After damage a page is judged on its own: the last good-looking one may have been wrong.
+    pub(super) fn forget_last_page(&mut self) {
+        self.version = None;
+        self.page_timeline = TimelineId(1);
+    }
+
     fn check_cluster(&mut self, fields: &mut Fields<'_>) -> Result<(), DamageReason> {
         let system_id = fields.u64().unwrap_or_default();
         let segment_bytes = fields.u32().unwrap_or_default();

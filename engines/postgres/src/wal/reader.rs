@@ -25,6 +25,8 @@ pub struct WalReader {
     page_header_read: usize,
     pub(super) record: Partial,
     pub(super) before: Option<Lsn>,
+    /// A record that a crash left incomplete, until the next record confirms it.
+    pub(super) abandoned: Option<Lsn>,
     pub(super) first_record_start: Option<Lsn>,
     pub(super) last_record_start: Option<Lsn>,
     pub(super) last_record_end: Option<Lsn>,
@@ -44,8 +46,8 @@ pub(super) enum State {
     Record,
     /// The unused rest of a WAL segment after a switch, up to the next WAL segment.
     Switched { until: Lsn },
-    /// Zeros after the last record, which would have started at `at`.
-    Ended { at: Lsn },
+    /// Zeros where a record would have started at `at`, or went on (`cut`).
+    Ended { at: Lsn, cut: bool },
 }
 
 /// A record that is not there yet as a whole.
@@ -97,6 +99,7 @@ impl WalReader {
             page_header_read: 0,
             record: Partial::default(),
             before: None,
+            abandoned: None,
             first_record_start: None,
             last_record_start: None,
             last_record_end: None,
@@ -234,6 +237,7 @@ impl WalReader {
             (State::Skip { left, .. }, PageStart::Continuation(found)) => found == left,
             // The record in hand was never completed; PostgreSQL drops it here.
             (State::Record | State::Skip { .. }, PageStart::Overwrite) => {
+                self.abandoned = (self.state == State::Record).then_some(self.record.start);
                 self.state = State::Between;
                 true
             }
@@ -242,7 +246,7 @@ impl WalReader {
                 true
             }
             // A switch record that began before the first page seen shows as a log that ends and goes on.
-            (State::Ended { .. }, PageStart::Record)
+            (State::Ended { cut: false, .. }, PageStart::Record)
                 if self.before.is_none() && page.0.is_multiple_of(self.pages.segment_bytes) =>
             {
                 self.state = State::Between;
@@ -275,8 +279,8 @@ impl WalReader {
     fn zero_page(&mut self, page: Lsn, sink: &mut impl FnMut(WalEvent)) {
         match self.state {
             State::Lost { reported: true, .. } | State::Ended { .. } => {}
-            State::Record => self.end(self.record.start, sink),
-            _ => self.end(page, sink),
+            State::Record => self.end(self.record.start, true, sink),
+            _ => self.end(page, false, sink),
         }
     }
 
@@ -328,14 +332,14 @@ impl WalReader {
     fn incident(&self) -> Lsn {
         match self.state {
             State::Record => self.record.start,
-            State::Ended { at } => at,
+            State::Ended { at, .. } => at,
             State::Skip { since, .. } | State::Lost { since, .. } => since,
             State::Between | State::Switched { .. } => Lsn(self.position.0 & !(PAGE_BYTES - 1)),
         }
     }
 
-    pub(super) fn end(&mut self, at: Lsn, sink: &mut impl FnMut(WalEvent)) {
-        self.state = State::Ended { at };
+    pub(super) fn end(&mut self, at: Lsn, cut: bool, sink: &mut impl FnMut(WalEvent)) {
+        self.state = State::Ended { at, cut };
         sink(WalEvent::End { at });
     }
 
@@ -347,6 +351,8 @@ impl WalReader {
     ) {
         self.record.body = None;
         self.before = None;
+        self.pages.forget_last_page();
+        let at = self.abandoned.take().unwrap_or(at);
         if let State::Lost { reported: true, .. } = self.state {
             return;
         }

@@ -23,6 +23,7 @@ const XLOG_CHECKPOINT_ONLINE: u8 = 0x10;
 const XLOG_SWITCH: u8 = 0x40;
 const XLOG_RESTORE_POINT: u8 = 0x70;
 const XLOG_END_OF_RECOVERY: u8 = 0x90;
+const XLOG_OVERWRITE_CONTRECORD: u8 = 0xD0;
 const XLOG_KIND: u8 = 0xF0;
 
 const XACT_COMMIT: u8 = 0x00;
@@ -118,6 +119,11 @@ impl RecordHeader {
         self.manager == RM_XLOG && self.info & XLOG_KIND == XLOG_SWITCH
     }
 
+    /// Whether this is the record that says which record a crash left incomplete.
+    pub(super) fn is_overwrite(&self) -> bool {
+        self.manager == RM_XLOG && self.info & XLOG_KIND == XLOG_OVERWRITE_CONTRECORD
+    }
+
     /// Whether [`decode`] has anything to say about this kind of record.
     pub(super) fn is_decoded(&self) -> bool {
         match self.manager {
@@ -178,6 +184,11 @@ pub(super) fn decode(
         },
         _ => checkpoint((at, end), fields)?,
     })
+}
+
+/// The start of the record that a crash left incomplete, as a record that [`RecordHeader::is_overwrite`] names says.
+pub(super) fn overwritten(body: &[u8]) -> Option<Lsn> {
+    Fields(main_data(body)?).u64().map(Lsn)
 }
 
 /// The record's own data, which lies behind what it says about the blocks it touches.
