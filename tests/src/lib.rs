@@ -1,2 +1,7 @@
 #![forbid(unsafe_code)]
-//! Skeleton.
+//! What the tests without servers share: stores that fail on request, and a source whose bytes are known.
+
+pub mod fault_store;
+pub mod known_source;
+pub mod memory_store;
+pub mod store_contract;
