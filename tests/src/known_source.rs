@@ -121,15 +121,7 @@ impl Keys {
     /// Creates the archive in `store`, or opens the one that is there.
     pub async fn archive(&self, store: SharedStore) -> Result<Arc<Archive>, ArchiveError> {
         let source = [("system".to_owned(), "7".to_owned())].into();
-        Archive::create(
-            store,
-            URL,
-            "known",
-            source,
-            &self.writer,
-            &self.wrappers(),
-        )
-        .await
+        Archive::create(store, URL, "known", source, &self.writer, &self.wrappers()).await
     }
 
     /// A new writer, as every start of the daemon makes one.
@@ -288,9 +280,16 @@ pub async fn check_whole(store: SharedStore, source: &KnownSource, end: u64) {
         let header = &segment.header;
         assert_eq!(header.start, position, "segment {seq}");
         let bytes = segment.plaintext().expect("frames unpack");
-        assert_eq!(bytes, source.known(header.start, header.end), "segment {seq}");
+        assert_eq!(
+            bytes,
+            source.known(header.start, header.end),
+            "segment {seq}"
+        );
         let (first, last) = (header.start as i64, header.end as i64 - 1);
-        assert_eq!((header.time_min, header.time_max), (Some(first), Some(last)));
+        assert_eq!(
+            (header.time_min, header.time_max),
+            (Some(first), Some(last))
+        );
         assert_eq!(header.time_high, Some(last), "segment {seq}");
         assert_eq!(segment.summary, header.start.to_be_bytes());
         let summary = log.summary(seq, &reading).await.expect("ranged");
