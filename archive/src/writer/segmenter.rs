@@ -181,7 +181,7 @@ impl Segmenter {
                     self.annotate.cut();
                 }
                 (taken, true)
-            } else if let Some(Slot::Pass(present)) = self.slots.front() {
+            } else if let (None, Some(Slot::Pass(present))) = (&self.open, self.slots.front()) {
                 let end = present.header.end;
                 let taken = self.pass_over(bytes, end);
                 (
