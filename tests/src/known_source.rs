@@ -2,13 +2,14 @@
 //!
 //! The source forgets what it was told is durable, exactly as a replication slot does: whoever asks for it again has lost it.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use pitr_archive::keys::{Identity, Opener, Wrapper, WriterKey};
-use pitr_archive::object::StreamName;
+use pitr_archive::object::{Opened, StreamName};
 use pitr_archive::reader::LogReader;
 use pitr_archive::store::SharedStore;
 use pitr_archive::verify::Verifier;
@@ -26,6 +27,8 @@ pub struct KnownSource {
     start: u64,
     bytes: Bytes,
     acknowledged: AtomicU64,
+    /// Bytes before it were removed, acknowledged or not: a slot was lost.
+    lost_before: AtomicU64,
 }
 
 impl KnownSource {
@@ -41,6 +44,7 @@ impl KnownSource {
             start,
             bytes: bytes.into(),
             acknowledged: AtomicU64::new(start),
+            lost_before: AtomicU64::new(start),
         })
     }
 
@@ -67,6 +71,15 @@ impl KnownSource {
         self.acknowledged.fetch_max(position, Ordering::SeqCst);
     }
 
+    /// Removes what lies before `position`, whoever still wants it.
+    pub fn lose_before(&self, position: u64) {
+        self.lost_before.fetch_max(position, Ordering::SeqCst);
+    }
+
+    fn first_left(&self) -> u64 {
+        self.lost_before.load(Ordering::SeqCst)
+    }
+
     /// The bytes of `[start, end)`.
     #[must_use]
     pub fn known(&self, start: u64, end: u64) -> Bytes {
@@ -85,6 +98,7 @@ impl KnownSource {
             position >= acknowledged,
             "acknowledged up to {acknowledged:#x}, and {position:#x} is asked for again"
         );
+        assert!(position >= self.first_left(), "{position:#x} was removed");
         self.known(position, self.end().min(position + length as u64))
     }
 }
@@ -209,12 +223,13 @@ pub async fn archive_all(
 ) -> Result<u64, ArchiveError> {
     let writer = Keys::shared().writer(store).await?;
     let found = resume(&writer, &stream(), false).await?;
-    let from = found.durable().unwrap_or(source.start);
+    let durable = found.durable().unwrap_or(source.start);
     assert!(
-        from >= source.acknowledged(),
-        "acknowledged up to {:#x}, found durable up to {from:#x}",
+        durable >= source.acknowledged(),
+        "acknowledged up to {:#x}, found durable up to {durable:#x}",
         source.acknowledged()
     );
+    let from = durable.max(source.first_left());
     let log = LogWriter::start(
         writer,
         stream(),
@@ -255,12 +270,20 @@ async fn acknowledge(
     }
 }
 
-/// Reads the archive back and holds it against the source: one unbroken run, every number, every byte up to `end`, the chain
-/// and every chunk sound.
+/// Reads the archive back and holds it against the source: one unbroken run of every byte up to `end`.
+///
+/// # Panics
+/// As [`check_runs`].
+pub async fn check_whole(store: SharedStore, source: &KnownSource, end: u64) {
+    check_runs(store, source, std::slice::from_ref(&(source.start..end))).await;
+}
+
+/// Reads the archive back and holds it against the source: these runs and no others, in them every number and every byte, the
+/// chain and every chunk sound.
 ///
 /// # Panics
 /// If anything is missing, damaged or different.
-pub async fn check_whole(store: SharedStore, source: &KnownSource, end: u64) {
+pub async fn check_runs(store: SharedStore, source: &KnownSource, wanted: &[Range<u64>]) {
     let keys = Keys::shared();
     let archive = keys.archive(store).await.expect("the archive opens");
     let reading = Reading::new(Arc::clone(&archive), keys.opener());
@@ -268,38 +291,39 @@ pub async fn check_whole(store: SharedStore, source: &KnownSource, end: u64) {
     let tail = log.end().await.expect("the end is found");
     tail.check_tail(&stream()).expect("the tail is there");
     let runs = log.runs(&tail).await.expect("runs are found");
-    assert_eq!(runs.len(), 1, "{runs:?}");
-    assert_eq!(runs[0].positions, source.start()..end);
-    assert_eq!(runs[0].seqs, 0..tail.last.expect("not empty") + 1);
-    log.prove_present(runs[0].seqs.clone())
-        .await
-        .expect("every number is there");
-    let mut position = source.start();
-    for seq in runs[0].seqs.clone() {
-        let segment = log.segment(seq, &reading).await.expect("a segment opens");
-        let header = &segment.header;
-        assert_eq!(header.start, position, "segment {seq}");
-        let bytes = segment.plaintext().expect("frames unpack");
-        assert_eq!(
-            bytes,
-            source.known(header.start, header.end),
-            "segment {seq}"
-        );
-        let (first, last) = (header.start as i64, header.end as i64 - 1);
-        assert_eq!(
-            (header.time_min, header.time_max),
-            (Some(first), Some(last))
-        );
-        assert_eq!(header.time_high, Some(last), "segment {seq}");
-        assert_eq!(segment.summary, header.start.to_be_bytes());
-        let summary = log.summary(seq, &reading).await.expect("ranged");
-        assert_eq!(summary, segment.summary);
-        position = header.end;
+    let found: Vec<_> = runs.iter().map(|run| run.positions.clone()).collect();
+    assert_eq!(found, wanted, "{runs:?}");
+    for run in &runs {
+        let listed = log.prove_present(run.seqs.clone()).await;
+        listed.expect("every number is there");
+        let mut position = run.positions.start;
+        for seq in run.seqs.clone() {
+            let segment = log.segment(seq, &reading).await.expect("a segment opens");
+            assert_eq!(segment.header.start, position, "segment {seq}");
+            check_segment(&segment, source);
+            let summary = log.summary(seq, &reading).await.expect("ranged");
+            assert_eq!(summary, segment.summary);
+            position = segment.header.end;
+        }
+        assert_eq!(position, run.positions.end);
     }
-    assert_eq!(position, end);
-    let verified = Verifier::new(archive, Some(&reading), &|_| ())
-        .run()
-        .await
-        .expect("the store answers");
+    let verifier = Verifier::new(archive, Some(&reading), &|_| ());
+    let verified = verifier.run().await.expect("the store answers");
     assert!(verified.faults.is_empty(), "{:?}", verified.faults);
+}
+
+fn check_segment(segment: &Opened, source: &KnownSource) {
+    let header = &segment.header;
+    let seq = header.seq;
+    let bytes = segment.plaintext().expect("frames unpack");
+    assert_eq!(
+        bytes,
+        source.known(header.start, header.end),
+        "segment {seq}"
+    );
+    let (first, last) = (header.start as i64, header.end as i64 - 1);
+    assert_eq!(header.time_min, Some(first), "segment {seq}");
+    assert_eq!(header.time_max, Some(last), "segment {seq}");
+    assert_eq!(header.time_high, Some(last), "segment {seq}");
+    assert_eq!(segment.summary, header.start.to_be_bytes());
 }

@@ -1,11 +1,12 @@
 //! The process dies at every call of the store, and again while it recovers: nothing acknowledged is lost, nothing is torn, and
-//! the next start needs no hand.
+//! the next start needs no hand. Two crashes are tried exhaustively, longer rows of them at random.
 
 use std::sync::Arc;
 
 use pitr_archive::ArchiveError;
+use pitr_archive::writer::resume;
 use pitr_tests::fault_store::{Call, Fault, FaultStore};
-use pitr_tests::known_source::{KnownSource, Pace, archive_all, check_whole};
+use pitr_tests::known_source::{Keys, KnownSource, Pace, archive_all, check_whole, stream};
 use pitr_tests::memory_store::MemoryStore;
 
 const START: u64 = 0x300_0000;
@@ -143,4 +144,77 @@ fn many_crashes_in_a_row_lose_nothing() {
         }
         live_to_the_end(&medium, &source, &format!("seed {seed}"));
     }
+}
+
+/// Lets the puts of segments that `lands` refuses hang, and kills the process when so many puts were begun.
+fn die_with_puts_under_way(
+    medium: &MemoryStore,
+    source: &Arc<KnownSource>,
+    pace: Pace,
+    begun: usize,
+    lands: impl Fn(u64) -> bool + Send + 'static,
+) {
+    let store = FaultStore::new(medium.clone());
+    let hangs = move |call: &Call| {
+        call.puts_segment()
+            && !lands(u64::from_str_radix(&call.key[call.key.len() - 16..], 16).unwrap())
+    };
+    store.inject(u64::MAX, Fault::HangBefore, hangs);
+    let waiting = store.clone();
+    runtime().block_on(async {
+        let enough = async {
+            // Yielding keeps the clock of the runtime from running ahead of the compressor's threads.
+            while waiting.calls().iter().filter(|call| call.puts_segment()).count() < begun {
+                tokio::task::yield_now().await;
+            }
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            ended = archive_all(Arc::new(store.clone()), source, pace) => panic!("it ended: {ended:?}"),
+            () = enough => {}
+        }
+    });
+}
+
+fn holes(medium: &MemoryStore) -> usize {
+    let medium = medium.clone();
+    runtime().block_on(async {
+        let writer = Keys::shared().writer(Arc::new(medium)).await.unwrap();
+        resume(&writer, &stream(), false).await.unwrap().holes()
+    })
+}
+
+#[test]
+fn whichever_of_the_puts_in_flight_landed_the_holes_are_filled_exactly() {
+    let mut with_holes = 0;
+    for landed in 0..16_u64 {
+        for landed_again in 0..16_u64 {
+            let (medium, source) = (MemoryStore::new(), KnownSource::new(START, 9_500));
+            die_with_puts_under_way(&medium, &source, Pace::SMALL, 4, move |seq| {
+                landed >> seq & 1 == 1
+            });
+            let first = holes(&medium);
+            // In the second life other numbers hang: those that the first one left, and new ones.
+            let left: Vec<u64> = (0..9)
+                .filter(|seq| medium.object(&segment(*seq)).is_none())
+                .collect();
+            let puts: Vec<u64> = left.into_iter().take(4).collect();
+            if landed_again != 15 {
+                die_with_puts_under_way(&medium, &source, Pace::SMALL, 4, move |seq| {
+                    let at = puts.iter().position(|put| *put == seq);
+                    at.is_none_or(|at| landed_again >> at & 1 == 1)
+                });
+            }
+            with_holes += usize::from(first > 0) + usize::from(holes(&medium) > 0);
+            let context = format!("landed {landed:04b}, then {landed_again:04b}");
+            live_to_the_end(&medium, &source, &context);
+        }
+    }
+    assert!(with_holes > 200, "only {with_holes} times there were holes");
+}
+
+fn segment(seq: u64) -> String {
+    pitr_archive::layout::segment(&stream(), seq)
 }
