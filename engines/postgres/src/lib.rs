@@ -2,13 +2,21 @@
 //! PostgreSQL, both directions: capture, base backup, WAL reading, planning and restore.
 
 pub mod backup;
+pub mod capture;
 pub mod connect;
+mod history;
 mod lsn;
 pub mod plan;
 pub mod replication;
+mod source;
 mod target;
 mod wal;
 
+pub use history::{Ancestor, HistoryError, TimelineHistory};
 pub use lsn::{Lsn, ParseError, TimelineId, WalFileName};
+pub use source::{ENGINE, Source, SourceError};
 pub use target::{Target, TargetError};
-pub use wal::{DamageReason, RelationFile, SegmentSizeError, TransactionEnd, WalEvent, WalReader};
+pub use wal::{
+    DamageReason, RelationFile, RestorePoint, SegmentSizeError, SummaryError, TransactionEnd,
+    WalEvent, WalReader, WalSummary,
+};

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use pitr_archive::object::StreamName;
 use serde::{Deserialize, Serialize};
 
 /// A byte position in the WAL of one timeline. Written `high/low` in hexadecimal, as PostgreSQL does.
@@ -80,6 +81,15 @@ impl TimelineId {
     #[must_use]
     pub fn stream(self) -> String {
         format!("{:08X}", self.0)
+    }
+
+    /// The same as a name.
+    ///
+    /// # Panics
+    /// Never: eight hexadecimal digits are a stream's name.
+    #[must_use]
+    pub fn stream_name(self) -> StreamName {
+        StreamName::new(&self.stream()).expect("eight hexadecimal digits are a stream's name")
     }
 
     /// The inverse of [`Self::stream`].

@@ -49,22 +49,41 @@ impl Source {
     /// Reads it from the archive.
     pub fn of(archive: &Archive) -> Result<Self, SourceError> {
         if archive.engine() != ENGINE {
-            return Err(SourceError::Engine { found: archive.engine().into() });
+            return Err(SourceError::Engine {
+                found: archive.engine().into(),
+            });
         }
         let number = |name| {
-            let value = archive.source().get(name).and_then(|value| value.parse::<u64>().ok());
+            let value = archive
+                .source()
+                .get(name)
+                .and_then(|value| value.parse::<u64>().ok());
             value.ok_or(SourceError::Unreadable(name))
         };
-        let source = Self { system_id: number(SYSTEM_ID)?, wal_segment_bytes: number(SEGMENT_BYTES)? };
-        let valid = source.wal_segment_bytes.is_power_of_two() && (1 << 20..=1 << 30).contains(&source.wal_segment_bytes);
-        if valid { Ok(source) } else { Err(SourceError::Unreadable(SEGMENT_BYTES)) }
+        let source = Self {
+            system_id: number(SYSTEM_ID)?,
+            wal_segment_bytes: number(SEGMENT_BYTES)?,
+        };
+        let valid = source.wal_segment_bytes.is_power_of_two()
+            && (1 << 20..=1 << 30).contains(&source.wal_segment_bytes);
+        if valid {
+            Ok(source)
+        } else {
+            Err(SourceError::Unreadable(SEGMENT_BYTES))
+        }
     }
 
     /// As it is put into the archive.
     #[must_use]
     pub fn properties(&self) -> BTreeMap<String, String> {
-        let pairs = [(SYSTEM_ID, self.system_id), (SEGMENT_BYTES, self.wal_segment_bytes)];
-        pairs.into_iter().map(|(name, value)| (name.into(), value.to_string())).collect()
+        let pairs = [
+            (SYSTEM_ID, self.system_id),
+            (SEGMENT_BYTES, self.wal_segment_bytes),
+        ];
+        pairs
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.to_string()))
+            .collect()
     }
 
     /// Refuses another cluster.
@@ -72,6 +91,9 @@ impl Source {
         if identity.system_id == self.system_id {
             return Ok(());
         }
-        Err(SourceError::OtherCluster { server: identity.system_id, archive: self.system_id })
+        Err(SourceError::OtherCluster {
+            server: identity.system_id,
+            archive: self.system_id,
+        })
     }
 }

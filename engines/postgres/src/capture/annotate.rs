@@ -27,13 +27,25 @@ impl WalAnnotator {
         status: watch::Sender<CaptureStatus>,
     ) -> Result<Self, SegmentSizeError> {
         let reader = WalReader::new(start, timeline, Some(system_id), segment_bytes)?;
-        Ok(Self { reader, summary: WalSummary::default(), skipped_end: None, cut: start, status })
+        Ok(Self {
+            reader,
+            summary: WalSummary::default(),
+            skipped_end: None,
+            cut: start,
+            status,
+        })
     }
 }
 
 impl Annotate for WalAnnotator {
     fn observe(&mut self, start: u64, bytes: &[u8]) {
-        let Self { reader, summary, skipped_end, status, .. } = self;
+        let Self {
+            reader,
+            summary,
+            skipped_end,
+            status,
+            ..
+        } = self;
         reader.feed(Lsn(start), bytes, &mut |event| {
             match &event {
                 WalEvent::Damage { at, reason } => {
@@ -49,10 +61,17 @@ impl Annotate for WalAnnotator {
 
     fn cut(&mut self) -> Annotation {
         let position = self.reader.position();
-        let unsure = self.skipped_end.take_if(|end| *end <= position).is_some_and(|end| end > self.cut);
+        let unsure = self
+            .skipped_end
+            .take_if(|end| *end <= position)
+            .is_some_and(|end| end > self.cut);
         self.cut = position;
-        self.summary.note_position(&self.reader);
         let summary = std::mem::take(&mut self.summary);
-        Annotation { time_min: summary.time_min, time_max: summary.time_max, unsure, summary: summary.encode() }
+        Annotation {
+            time_min: summary.times.map(|times| times.0),
+            time_max: summary.times.map(|times| times.1),
+            unsure,
+            summary: summary.encode(),
+        }
     }
 }

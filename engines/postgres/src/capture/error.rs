@@ -3,6 +3,7 @@
 use pitr_archive::ArchiveError;
 
 use crate::connect::ConnectError;
+use crate::history::HistoryError;
 use crate::replication::ReplicationError;
 use crate::source::SourceError;
 use crate::{Lsn, TimelineId};
@@ -26,7 +27,9 @@ pub enum CaptureError {
     #[error("the server is PostgreSQL {0}; this release captures 15 to 18")]
     Version(u32),
     /// The server is a standby.
-    #[error("the server is a standby; set allow_standby = true to capture from it, or name the primary in the connection")]
+    #[error(
+        "the server is a standby; set allow_standby = true to capture from it, or name the primary in the connection"
+    )]
     Standby,
     /// The slot is missing and may not be created.
     #[error(
@@ -49,13 +52,8 @@ pub enum CaptureError {
         timeline: TimelineId,
     },
     /// A history file that cannot be read.
-    #[error("timeline history of {timeline}: {reason}")]
-    History {
-        /// Which one.
-        timeline: TimelineId,
-        /// What is wrong.
-        reason: String,
-    },
+    #[error(transparent)]
+    History(#[from] HistoryError),
 }
 
 impl CaptureError {
@@ -70,7 +68,9 @@ impl CaptureError {
             Self::Source(_) | Self::OtherBranch { .. } => true,
             Self::Connect(error) => error.is_permanent() && !streamed_once,
             Self::Replication(error) => error.is_permanent() && !streamed_once,
-            Self::Version(_) | Self::Standby | Self::SlotMissing { .. } | Self::History { .. } => !streamed_once,
+            Self::Version(_) | Self::Standby | Self::SlotMissing { .. } | Self::History(_) => {
+                !streamed_once
+            }
         }
     }
 }

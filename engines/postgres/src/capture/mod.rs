@@ -117,8 +117,14 @@ pub async fn run(
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), CaptureError> {
     let source = Source::of(writer.archive())?;
-    let mut capture =
-        Capture { writer, settings, source, compressor: Compressor::new(), status, shutdown };
+    let mut capture = Capture {
+        writer,
+        settings,
+        source,
+        compressor: Compressor::new(),
+        status,
+        shutdown,
+    };
     let mut backoff = BACKOFF_FIRST;
     let mut streamed_once = false;
     loop {
@@ -130,7 +136,9 @@ pub async fn run(
             Err(error) => error,
         };
         let streamed = capture.status.borrow().streaming;
-        capture.status.send_modify(|status| status.streaming = false);
+        capture
+            .status
+            .send_modify(|status| status.streaming = false);
         streamed_once |= streamed;
         if error.is_permanent(streamed_once) {
             return Err(error);
@@ -147,7 +155,8 @@ pub async fn run(
 impl Capture {
     /// One connection, for as long as it lasts; ends well only when we are asked to stop and all is durable.
     async fn session(&mut self) -> Result<(), CaptureError> {
-        let mut client = ReplicationClient::connect(&self.settings.connection, Mode::Physical).await?;
+        let mut client =
+            ReplicationClient::connect(&self.settings.connection, Mode::Physical).await?;
         let identity = client.identify_system().await?;
         self.source.check(&identity)?;
         let major = client.server_major()?;
@@ -166,7 +175,8 @@ impl Capture {
                     place = self.place_on(&mut client, next).await?;
                 }
                 StreamEnd::Gap => {
-                    client = ReplicationClient::connect(&self.settings.connection, Mode::Physical).await?;
+                    client = ReplicationClient::connect(&self.settings.connection, Mode::Physical)
+                        .await?;
                     place = self.place_after_gap(&mut client).await?;
                 }
             }
@@ -175,7 +185,9 @@ impl Capture {
 
     /// Waits with jitter, or until we are asked to stop.
     async fn pause(&mut self, longest: Duration) {
-        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+        let nanos = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.subsec_nanos());
         let wait = longest.mul_f64(0.5 + f64::from(nanos % 1000) / 2000.0);
         let asked = self.shutdown.wait_for(|&stop| stop);
         // Both ways of waking up lead to the same next step.

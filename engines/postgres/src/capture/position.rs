@@ -6,7 +6,7 @@ use pitr_archive::writer::{Resume, resume};
 use pitr_archive::{ArchiveError, layout};
 
 use super::{Capture, CaptureError};
-use crate::history::TimelineHistory;
+use crate::history::{Ancestor, TimelineHistory};
 use crate::replication::{ReplicationClient, SystemIdentity};
 use crate::{Lsn, TimelineId};
 
@@ -28,17 +28,29 @@ impl Capture {
     ) -> Result<Place, CaptureError> {
         let server = identity.timeline;
         let history = self.history(client, server).await?;
-        let mut path: Vec<TimelineId> = history.iter().flat_map(|history| history.ancestors()).collect();
+        let mut path: Vec<TimelineId> = history
+            .iter()
+            .flat_map(TimelineHistory::ancestors)
+            .map(|ancestor| ancestor.timeline)
+            .collect();
         path.push(server);
         for &timeline in path.iter().rev() {
             let found = self.resume(timeline).await?;
-            let Some(durable) = found.durable().map(Lsn) else { continue };
+            let Some(durable) = found.durable().map(Lsn) else {
+                continue;
+            };
             self.ensure_slot(client, Some(durable)).await?;
-            let switch = history.as_ref().and_then(|history| history.switch_from(timeline));
+            let switch = history
+                .as_ref()
+                .and_then(|history| history.switch_from(timeline));
             return match switch {
                 Some(switch) if durable >= switch => {
                     self.tell_fork(timeline, durable, switch);
-                    let next = path.iter().find(|&&next| next > timeline).copied().unwrap_or(server);
+                    let next = path
+                        .iter()
+                        .find(|&&next| next > timeline)
+                        .copied()
+                        .unwrap_or(server);
                     self.place_on(client, (next, switch)).await
                 }
                 _ => self.continue_on(timeline, found, durable),
@@ -65,11 +77,17 @@ impl Capture {
 
     /// The server no longer has the WAL behind the archive's end: from where it has some, on the timeline it is on. The break
     /// is recorded with the first segment: a new run, or a timeline that does not touch its parent.
-    pub(super) async fn place_after_gap(&self, client: &mut ReplicationClient) -> Result<Place, CaptureError> {
+    pub(super) async fn place_after_gap(
+        &self,
+        client: &mut ReplicationClient,
+    ) -> Result<Place, CaptureError> {
         let identity = client.identify_system().await?;
         self.source.check(&identity)?;
         self.history(client, identity.timeline).await?;
-        let restart = self.slot_after_gap(client).await?.unwrap_or(identity.flush_lsn);
+        let restart = self
+            .slot_after_gap(client)
+            .await?
+            .unwrap_or(identity.flush_lsn);
         let mut place = self.begin(identity.timeline, restart).await?;
         let durable = place.resume.durable().map(Lsn);
         if let Some(durable) = durable.filter(|&durable| durable >= place.from) {
@@ -89,19 +107,41 @@ impl Capture {
         let found = self.resume(timeline).await?;
         let from = at.segment_start(self.source.wal_segment_bytes);
         tracing::info!(%timeline, %from, "a new stream begins");
-        Ok(Place { timeline, stream: stream_name(timeline), resume: found, from })
+        Ok(Place {
+            timeline,
+            stream: timeline.stream_name(),
+            resume: found,
+            from,
+        })
     }
 
-    fn continue_on(&self, timeline: TimelineId, found: Resume, durable: Lsn) -> Result<Place, CaptureError> {
+    fn continue_on(
+        &self,
+        timeline: TimelineId,
+        found: Resume,
+        durable: Lsn,
+    ) -> Result<Place, CaptureError> {
         let holes = found.holes();
         let run_start = found.run_start().map_or(durable, Lsn);
-        let from = durable.segment_start(self.source.wal_segment_bytes).max(run_start);
+        let from = durable
+            .segment_start(self.source.wal_segment_bytes)
+            .max(run_start);
         tracing::info!(%timeline, %durable, holes, "position read back from the archive");
-        Ok(Place { timeline, stream: stream_name(timeline), resume: found, from })
+        Ok(Place {
+            timeline,
+            stream: timeline.stream_name(),
+            resume: found,
+            from,
+        })
     }
 
     async fn resume(&self, timeline: TimelineId) -> Result<Resume, CaptureError> {
-        Ok(resume(&self.writer, &stream_name(timeline), self.settings.accept_break).await?)
+        Ok(resume(
+            &self.writer,
+            &timeline.stream_name(),
+            self.settings.accept_break,
+        )
+        .await?)
     }
 
     /// The switch lies before the end of what is archived: either half a record that nobody can replay, or a standby that lagged.
@@ -125,51 +165,72 @@ impl Capture {
             return Ok(None);
         }
         let file = client.timeline_history(timeline).await?;
-        let history = TimelineHistory::parse(timeline, &file.bytes)
-            .map_err(|error| CaptureError::History { timeline, reason: error.to_string() })?;
-        for ancestor in history.ancestors().filter(|&ancestor| ancestor > TimelineId(1)) {
+        let history = TimelineHistory::parse(timeline, &file.bytes)?;
+        for Ancestor {
+            timeline: ancestor, ..
+        } in history
+            .ancestors()
+            .filter(|entry| entry.timeline > TimelineId(1))
+        {
             // A server that was built from a backup may not have the files of old ancestors; what it has is kept.
             match client.timeline_history(ancestor).await {
-                Ok(file) => self.keep_history(ancestor, &file.bytes).await?,
+                Ok(file) => self.keep_history(ancestor, &file.bytes).await.map(drop)?,
                 Err(error) if error.is_permanent() => {
                     tracing::warn!(%ancestor, %error, "the server has no history file of an ancestor timeline");
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        self.keep_history(timeline, &file.bytes).await?;
-        Ok(Some(history))
+        self.keep_history(timeline, &file.bytes).await.map(Some)
     }
 
-    /// Archives a history file once. Its header carries the BLAKE3 of the file, so that a daemon that cannot read still sees
-    /// whether the timeline in the archive is the one of the server.
-    async fn keep_history(&self, timeline: TimelineId, bytes: &[u8]) -> Result<(), CaptureError> {
-        let stream = stream_name(timeline);
+    /// Archives a history file once. Its header says in the clear what planning needs (parent and switch), and the BLAKE3 of the
+    /// file, so that a daemon that cannot read still sees whether the archive's timeline is the server's.
+    async fn keep_history(
+        &self,
+        timeline: TimelineId,
+        bytes: &[u8],
+    ) -> Result<TimelineHistory, CaptureError> {
+        let history = TimelineHistory::parse(timeline, bytes)?;
+        let stream = timeline.stream_name();
         let key = layout::history(&stream);
         let hash = *blake3::hash(bytes).as_bytes();
         let archive = self.writer.archive();
-        match archive.store().get(&key, Piece::Range(0..PREAMBLE_BYTES as u64)).await {
+        match archive
+            .store()
+            .get(&key, Piece::Range(0..PREAMBLE_BYTES as u64))
+            .await
+        {
             Ok(fetched) => {
                 let expected = archive.expected(Kind::History, Some(&stream), Id::default(), 0);
-                let preamble = expected.preamble(&key, &fetched.bytes, archive.writer()).map_err(ArchiveError::from)?;
+                let preamble = expected
+                    .preamble(&key, &fetched.bytes, archive.writer())
+                    .map_err(ArchiveError::from)?;
                 let same = preamble.header.previous == hash;
-                return if same { Ok(()) } else { Err(CaptureError::OtherBranch { timeline }) };
+                return if same {
+                    Ok(history)
+                } else {
+                    Err(CaptureError::OtherBranch { timeline })
+                };
             }
             Err(StoreError::NotFound { .. }) => {}
             Err(error) => return Err(ArchiveError::from(error).into()),
         }
         let mut header = self.writer.header(Kind::History, &stream, Id::default(), 0);
-        (header.end, header.previous) = (bytes.len() as u64, hash);
+        let Ancestor {
+            timeline: parent,
+            switch,
+        } = history.parent();
+        (header.start, header.end) = (switch.0, switch.0);
+        (header.run_seq, header.previous) = (u64::from(parent.0), hash);
         let level = self.settings.log.compression_level;
-        let frames = bytes.chunks(FRAME_BYTES_MAX).map(|piece| Frame::compress(piece, level)).collect();
+        let frames = bytes
+            .chunks(FRAME_BYTES_MAX)
+            .map(|piece| Frame::compress(piece, level))
+            .collect();
         let sealed = self.writer.seal(header, frames, Vec::new()).await?;
         self.writer.put(&key, sealed.bytes).await?;
         tracing::info!(%timeline, "timeline history archived");
-        Ok(())
+        Ok(history)
     }
-}
-
-/// The stream of a timeline.
-pub(crate) fn stream_name(timeline: TimelineId) -> StreamName {
-    StreamName::new(&timeline.stream()).expect("eight hexadecimal digits are a stream name")
 }

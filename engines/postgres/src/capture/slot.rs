@@ -16,10 +16,16 @@ impl Capture {
             return Ok(state.restart_lsn);
         }
         if !self.settings.create_slot {
-            return Err(CaptureError::SlotMissing { slot: slot.clone(), durable: durable.unwrap_or_default() });
+            return Err(CaptureError::SlotMissing {
+                slot: slot.clone(),
+                durable: durable.unwrap_or_default(),
+            });
         }
         if durable.is_some() {
-            tracing::warn!(slot, "the replication slot is missing on this server; creating it");
+            tracing::warn!(
+                slot,
+                "the replication slot is missing on this server; creating it"
+            );
         }
         client.create_physical_slot(slot, true, false).await?;
         let state = client.read_replication_slot(slot).await?;
@@ -29,11 +35,17 @@ impl Capture {
 
     /// The server no longer has what the archive needs next. From where on it does: where a live slot keeps WAL, or where a new
     /// one does, if the server gave the old one up.
-    pub(super) async fn slot_after_gap(&self, client: &mut ReplicationClient) -> Result<Option<Lsn>, CaptureError> {
+    pub(super) async fn slot_after_gap(
+        &self,
+        client: &mut ReplicationClient,
+    ) -> Result<Option<Lsn>, CaptureError> {
         let slot = &self.settings.slot;
         match client.read_replication_slot(slot).await? {
             Some(state) if state.restart_lsn.is_none() && self.settings.create_slot => {
-                tracing::error!(slot, "the server gave the replication slot up (max_slot_wal_keep_size?); making it anew");
+                tracing::error!(
+                    slot,
+                    "the server gave the replication slot up (max_slot_wal_keep_size?); making it anew"
+                );
                 client.drop_slot(slot).await?;
             }
             Some(state) => return Ok(state.restart_lsn),

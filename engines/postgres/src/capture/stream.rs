@@ -10,7 +10,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::annotate::WalAnnotator;
 use super::position::Place;
 use super::{Capture, CaptureError};
-use crate::replication::{ReplicationClient, ReplicationError, Start, Status, WalMessage, WalStream};
+use crate::replication::{
+    ReplicationClient, ReplicationError, Start, Status, WalMessage, WalStream,
+};
 use crate::{Lsn, TimelineId};
 
 /// Status goes out at least so often, whatever the store does.
@@ -23,7 +25,10 @@ pub(super) enum StreamEnd {
     /// We were asked to stop, and everything received is durable.
     Shutdown,
     /// The server went on to the next timeline.
-    Switched { client: ReplicationClient, next: (TimelineId, Lsn) },
+    Switched {
+        client: ReplicationClient,
+        next: (TimelineId, Lsn),
+    },
     /// The server no longer has the WAL that the archive needs next.
     Gap,
 }
@@ -36,7 +41,11 @@ enum Step {
 
 impl Capture {
     /// Streams one timeline from `place` on.
-    pub(super) async fn stream(&mut self, client: ReplicationClient, place: Place) -> Result<StreamEnd, CaptureError> {
+    pub(super) async fn stream(
+        &mut self,
+        client: ReplicationClient,
+        place: Place,
+    ) -> Result<StreamEnd, CaptureError> {
         let (mut stream, log) = match self.open(client, place).await? {
             Opened::Streaming(stream, log) => (stream, log),
             Opened::Ended(end) => return Ok(end),
@@ -70,13 +79,25 @@ impl Capture {
     }
 
     async fn open(&self, client: ReplicationClient, place: Place) -> Result<Opened, CaptureError> {
-        let Place { timeline, stream: name, resume, from } = place;
+        let Place {
+            timeline,
+            stream: name,
+            resume,
+            from,
+        } = place;
         let slot = self.settings.slot.clone();
         let started = client.start_physical(Some(&slot), from, timeline).await;
         let stream = match started {
             Ok(Start::Streaming(stream)) => stream,
-            Ok(Start::TimelineEnded { client, next, switch }) => {
-                return Ok(Opened::Ended(StreamEnd::Switched { client, next: (next, switch) }));
+            Ok(Start::TimelineEnded {
+                client,
+                next,
+                switch,
+            }) => {
+                return Ok(Opened::Ended(StreamEnd::Switched {
+                    client,
+                    next: (next, switch),
+                }));
             }
             Err(error) if is_gap(&error) => {
                 tracing::error!(%timeline, %from, %error, "the server cannot continue where the archive ends");
@@ -112,7 +133,11 @@ impl Capture {
 
     /// Until the timeline ends, the writer stops, or we are asked to stop. Reads only when the writer has room, and tells the
     /// server how far we are whether or not it has.
-    async fn pump(&mut self, stream: &mut WalStream, log: &LogWriter) -> Result<Step, CaptureError> {
+    async fn pump(
+        &mut self,
+        stream: &mut WalStream,
+        log: &LogWriter,
+    ) -> Result<Step, CaptureError> {
         let mut progress = log.progress();
         let mut timer = tokio::time::interval(STATUS_EVERY);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -135,9 +160,16 @@ impl Capture {
                 }
                 next = async { (log.room().await, stream.next().await) } => next,
             };
-            let (Some(room), message) = message else { return Ok(Step::WriterStopped) };
+            let (Some(room), message) = message else {
+                return Ok(Step::WriterStopped);
+            };
             match message? {
-                WalMessage::Wal { start, server_end, clock, data } => {
+                WalMessage::Wal {
+                    start,
+                    server_end,
+                    clock,
+                    data,
+                } => {
                     let end = start.advance(data.len() as u64);
                     room.append(start.0, data);
                     self.heard(server_end, clock, Some(end));
@@ -148,7 +180,11 @@ impl Capture {
                         noted = Instant::now();
                     }
                 }
-                WalMessage::Keepalive { server_end, clock, reply_requested } => {
+                WalMessage::Keepalive {
+                    server_end,
+                    clock,
+                    reply_requested,
+                } => {
                     room.observe_clock(clock, server_end.0);
                     self.heard(server_end, clock, None);
                     if reply_requested {
@@ -179,10 +215,25 @@ impl Capture {
     }
 
     /// Written, flushed and applied alike: whatever `synchronous_commit` waits for, COMMIT returns when the store holds it.
-    async fn tell(&self, stream: &mut WalStream, durable: Lsn, reply: bool) -> Result<(), CaptureError> {
-        stream.send_status(Status { written: durable, flushed: durable, applied: durable, reply }).await?;
+    async fn tell(
+        &self,
+        stream: &mut WalStream,
+        durable: Lsn,
+        reply: bool,
+    ) -> Result<(), CaptureError> {
+        stream
+            .send_status(Status {
+                written: durable,
+                flushed: durable,
+                applied: durable,
+                reply,
+            })
+            .await?;
         self.status.send_modify(|status| {
-            assert!(durable >= status.durable || !status.streaming, "what was acknowledged is never taken back");
+            assert!(
+                durable >= status.durable || !status.streaming,
+                "what was acknowledged is never taken back"
+            );
             status.durable = durable;
         });
         Ok(())

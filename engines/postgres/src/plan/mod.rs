@@ -1,5 +1,380 @@
 //! Planning: from a target to the one record where recovery stops, the base, and the proof that everything between is there.
+//!
+//! `line` knows which WAL leads to a timeline and how far it is unbroken, `resolve` finds the record, `scan` reads archived WAL
+//! for it, `windows` says what can be restored. Nothing is downloaded but headers, footers, and the WAL around the target.
 
+mod error;
+mod line;
+mod resolve;
+mod scan;
 mod shape;
+mod windows;
 
+use pitr_archive::catalogue::{Backup, BackupId, Catalogue};
+use pitr_archive::object::{Kind, object_bytes};
+use pitr_archive::{ArchiveError, Reading, layout};
+
+pub use error::{Moment, PlanError};
 pub use shape::{PathStep, Plan, StopAt};
+pub use windows::{Gap, Window, Windows};
+
+use crate::backup::BackupManifest;
+use crate::source::Source;
+use crate::{Lsn, Target, TimelineId};
+use line::{Island, Line};
+use resolve::{Resolver, Stop};
+use scan::Scan;
+
+/// Plans the way to `target`, on `timeline` or the newest one. What it returns is proved: the record exists, the base and every
+/// segment between are present, the key opens them.
+///
+/// # Errors
+/// [`PlanError::Unreachable`] with the nearest moments that can be restored; [`PlanError::Ambiguous`]; damage, a wrong key.
+pub async fn plan(
+    reading: &Reading,
+    target: &Target,
+    before: bool,
+    timeline: Option<TimelineId>,
+) -> Result<Plan, PlanError> {
+    let source = Source::of(reading.archive())?;
+    let catalogue = Catalogue::read(reading.archive()).await?;
+    let timeline = match timeline {
+        Some(timeline) => timeline,
+        None => newest(&catalogue).ok_or(PlanError::NoTimeline(TimelineId(1)))?,
+    };
+    let line = Line::to(reading.archive(), &catalogue, timeline).await?;
+    let planner = Planner {
+        reading,
+        source,
+        line,
+        islands: Vec::new(),
+        target,
+        before,
+    };
+    let islands = planner.line.islands(&catalogue);
+    Planner { islands, ..planner }.plan(timeline).await
+}
+
+/// The newest timeline that the archive has WAL of.
+pub(crate) fn newest(catalogue: &Catalogue) -> Option<TimelineId> {
+    let names = catalogue
+        .streams
+        .iter()
+        .filter(|stream| !stream.runs.is_empty());
+    names
+        .filter_map(|stream| TimelineId::from_stream(stream.name.as_str()).ok())
+        .max()
+}
+
+struct Planner<'a> {
+    reading: &'a Reading,
+    source: Source,
+    line: Line,
+    /// Oldest first.
+    islands: Vec<Island>,
+    target: &'a Target,
+    before: bool,
+}
+
+impl Planner<'_> {
+    async fn plan(&self, timeline: TimelineId) -> Result<Plan, PlanError> {
+        let Some(newest) = self.islands.last() else {
+            let reason = "the archive holds no base backup from which its WAL goes on; take one: pitr-tool backup";
+            return Err(self.unreachable(reason.into(), None, None));
+        };
+        if *self.target == Target::Immediate {
+            let base = newest.bases.last().expect("an island has a base");
+            let moment = Moment {
+                lsn: Lsn(base.header.end),
+                time: None,
+            };
+            return self
+                .prove(
+                    timeline,
+                    newest,
+                    base,
+                    StopAt::Consistency,
+                    moment,
+                    (None, None),
+                )
+                .await;
+        }
+        let mut after: Option<Moment> = None;
+        for (index, island) in self.islands.iter().enumerate().rev() {
+            let is_newest = index + 1 == self.islands.len();
+            match self.resolve(island, is_newest).await? {
+                Outcome::Stop(stop) => {
+                    let base = island
+                        .bases
+                        .iter()
+                        .rev()
+                        .find(|base| base.header.end <= stop.lsn.0);
+                    if let Some(base) = base {
+                        let record = StopAt::Record {
+                            lsn: stop.lsn,
+                            inclusive: stop.inclusive,
+                        };
+                        let moment = Moment {
+                            lsn: stop.wal_end,
+                            time: None,
+                        };
+                        let times = (stop.last_commit, stop.first_left_out);
+                        return self
+                            .prove(timeline, island, base, record, moment, times)
+                            .await;
+                    }
+                }
+                Outcome::PastEnd(reason) => {
+                    let before = self.end_of(island).await?;
+                    return Err(self.unreachable(reason, before, after));
+                }
+                Outcome::NotHere => {}
+            }
+            after = Some(self.begin_of(island).await?);
+        }
+        let reason = match self.target {
+            Target::Xid(_) | Target::Name(_) => {
+                "nothing like it stands in the WAL behind a base backup"
+            }
+            _ => {
+                "it lies before the first moment at which a base backup is consistent, or in a gap"
+            }
+        };
+        Err(self.unreachable(reason.into(), None, after))
+    }
+
+    fn resolver<'b>(&'b self, island: &'b Island) -> Resolver<'b> {
+        Resolver {
+            line: &self.line,
+            island,
+            scan: Scan {
+                reading: self.reading,
+                source: self.source,
+            },
+        }
+    }
+
+    async fn resolve(&self, island: &Island, newest: bool) -> Result<Outcome, PlanError> {
+        let resolver = self.resolver(island);
+        let found = match self.target {
+            Target::Time(time) => match resolver.time(*time, self.before).await? {
+                Some(stop) => Some(stop),
+                None => return self.quiet(island, *time).await,
+            },
+            Target::Latest if newest && island.open => resolver.end().await?,
+            Target::Latest => {
+                let reason = "the log goes on behind a gap, and there is no base backup after it";
+                return Ok(Outcome::PastEnd(reason.into()));
+            }
+            Target::Lsn(lsn) => match resolver.lsn(*lsn, self.before).await? {
+                None if *lsn > island.end() || (*lsn == island.end() && newest) => {
+                    let reason = if island.open {
+                        "the archive's WAL ends before it"
+                    } else {
+                        "it lies in a gap of the WAL"
+                    };
+                    return Ok(Outcome::PastEnd(reason.into()));
+                }
+                found => found,
+            },
+            Target::Xid(_) | Target::Name(_) => resolver.search(self.target, self.before).await?,
+            Target::Immediate => unreachable!("decided before islands are looked at"),
+        };
+        Ok(found.map_or(Outcome::NotHere, Outcome::Stop))
+    }
+
+    /// No transaction ended past the time: then the time is reached at the end of the WAL, if it is known that nothing else
+    /// happened until then.
+    async fn quiet(&self, island: &Island, time: i64) -> Result<Outcome, PlanError> {
+        let Some(end) = self.resolver(island).end().await? else {
+            return Ok(Outcome::NotHere);
+        };
+        let known = self.known_until(island, &end).await?;
+        if island.open && known.is_some_and(|known| time <= known) {
+            return Ok(Outcome::Stop(end));
+        }
+        let reason = match known.map(jiff::Timestamp::from_microsecond) {
+            Some(Ok(known)) if island.open => {
+                format!("the archive knows what happened only up to {known}")
+            }
+            _ if island.open => "the archive holds no transaction, so no time can be told".into(),
+            _ => "it lies in a gap of the WAL, or after it".into(),
+        };
+        Ok(Outcome::PastEnd(reason))
+    }
+
+    /// Up to which time it is known what happened: the last transaction, or the clock when everything was durable.
+    async fn known_until(&self, island: &Island, end: &Stop) -> Result<Option<i64>, PlanError> {
+        let share = &self.line.shares[end.share];
+        let last = island.stretches.last().expect("an island has WAL");
+        let header = share.reader.header_of(last.run.seqs.end - 1).await?;
+        Ok(header.time_high.max(share.covered))
+    }
+
+    async fn end_of(&self, island: &Island) -> Result<Option<Moment>, PlanError> {
+        let end = self.resolver(island).end().await?;
+        Ok(end.map(|end| Moment {
+            lsn: end.wal_end,
+            time: end.last_commit,
+        }))
+    }
+
+    async fn begin_of(&self, island: &Island) -> Result<Moment, PlanError> {
+        Ok(windows::consistent_moment(&self.line, island).await?)
+    }
+
+    fn unreachable(
+        &self,
+        reason: String,
+        nearest_before: Option<Moment>,
+        nearest_after: Option<Moment>,
+    ) -> PlanError {
+        PlanError::Unreachable {
+            target: self.target.clone(),
+            reason,
+            nearest_before,
+            nearest_after,
+        }
+    }
+
+    /// Proves that base and WAL up to `needed` are there.
+    async fn prove(
+        &self,
+        timeline: TimelineId,
+        island: &Island,
+        base: &Backup,
+        stop: StopAt,
+        needed: Moment,
+        (last_commit, first_left_out): (Option<i64>, Option<i64>),
+    ) -> Result<Plan, PlanError> {
+        let (bases, base_bytes, base_objects) = self.prove_bases(base).await?;
+        let mut path = Vec::new();
+        for stretch in &island.stretches {
+            let from = stretch
+                .from
+                .max(self.base_from(base, stretch.share, stretch.from));
+            let to = stretch.to.min(needed.lsn.max(Lsn(base.header.end)));
+            let share = &self.line.shares[stretch.share];
+            if share.timeline.stream().as_str() < base.header.stream.as_str() || from >= to {
+                continue;
+            }
+            let part = line::Stretch {
+                from,
+                to,
+                ..stretch.clone()
+            };
+            let seqs = scan::stretch_seqs(share, &part).await?;
+            let listed = share.reader.prove_present(seqs).await?;
+            let bytes = listed.iter().map(|object| object.object_bytes).sum();
+            path.push(PathStep {
+                timeline: share.timeline,
+                from,
+                to,
+                segments: listed.len() as u64,
+                bytes,
+            });
+        }
+        Ok(Plan {
+            target: self.target.clone(),
+            before: self.before,
+            stop,
+            last_commit,
+            first_left_out,
+            timeline,
+            bases,
+            base_bytes,
+            base_objects,
+            path,
+        })
+    }
+
+    /// On the base's own timeline WAL is needed from the WAL segment on in which it starts.
+    fn base_from(&self, base: &Backup, share: usize, from: Lsn) -> Lsn {
+        if self.line.shares[share].timeline.stream() == base.header.stream.as_str() {
+            Lsn(base.header.start).max(from)
+        } else {
+            from
+        }
+    }
+
+    /// The base and those it is incremental to: manifests open, parts are all there.
+    async fn prove_bases(&self, base: &Backup) -> Result<(Vec<BackupId>, u64, u64), PlanError> {
+        let archive = self.reading.archive();
+        let (mut bases, mut bytes, mut objects) = (Vec::new(), 0, 0);
+        let mut next = Some(base.id);
+        while let Some(id) = next {
+            let manifest = read_manifest(self.reading, id).await?;
+            let prefix = format!("{}{id}/", layout::BASE);
+            let (first, end) = (
+                layout::part(&id.to_string(), 0),
+                layout::part(&id.to_string(), manifest.parts),
+            );
+            let listed = archive
+                .store()
+                .list(&prefix, first.as_str()..end.as_str())
+                .await
+                .map_err(ArchiveError::from)?;
+            let missing = (0..manifest.parts).find(|&part| {
+                listed
+                    .get(part as usize)
+                    .is_none_or(|object| layout::segment_seq(&object.key) != Some(part))
+            });
+            if let Some(part) = missing {
+                let reason = format!("part {part} of {} is missing", manifest.parts);
+                return Err(PlanError::Backup {
+                    id: id.to_string(),
+                    reason,
+                });
+            }
+            bytes += listed.iter().map(|object| object.object_bytes).sum::<u64>();
+            objects += manifest.parts + 1;
+            next = match &manifest.parent {
+                Some(parent) => Some(parent.parse().map_err(|_| {
+                    let reason = format!("its parent {parent:?} is not a backup id");
+                    PlanError::Backup {
+                        id: id.to_string(),
+                        reason,
+                    }
+                })?),
+                None => None,
+            };
+            if bases.contains(&id) {
+                return Err(PlanError::Backup {
+                    id: id.to_string(),
+                    reason: "it is its own ancestor".into(),
+                });
+            }
+            bases.push(id);
+        }
+        bases.reverse();
+        Ok((bases, bytes, objects))
+    }
+}
+
+enum Outcome {
+    Stop(Stop),
+    /// It lies behind the end of this island, and of nothing older.
+    PastEnd(String),
+    /// It may lie on an older island.
+    NotHere,
+}
+
+/// Opens the manifest of a base backup.
+pub async fn read_manifest(reading: &Reading, id: BackupId) -> Result<BackupManifest, PlanError> {
+    let key = layout::manifest(&id.to_string());
+    let expected = reading
+        .archive()
+        .expected(Kind::Manifest, None, id.set_id(), 0);
+    let opened = reading.fetch(&key, &expected).await?;
+    let bytes = opened.plaintext().map_err(ArchiveError::from)?;
+    BackupManifest::decode(&bytes).map_err(|source| PlanError::Manifest {
+        id: id.to_string(),
+        source,
+    })
+}
+
+/// Bytes of a base backup in the store, as far as its manifest's header tells: the manifest itself.
+#[must_use]
+pub fn manifest_bytes(backup: &Backup) -> u64 {
+    object_bytes(backup.header.payload_bytes)
+}

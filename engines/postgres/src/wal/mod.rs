@@ -7,6 +7,7 @@ mod framing;
 mod page;
 mod reader;
 mod record;
+mod summary;
 #[cfg(test)]
 mod synthetic;
 #[cfg(test)]
@@ -14,3 +15,4 @@ mod tests;
 
 pub use event::{DamageReason, RelationFile, TransactionEnd, WalEvent};
 pub use reader::{SegmentSizeError, WalReader};
+pub use summary::{RestorePoint, SummaryError, WalSummary};

@@ -1,0 +1,344 @@
+//! Resolving: from a target to the one record at which recovery stops, on one island.
+
+use std::ops::ControlFlow;
+
+use futures_util::future::try_join_all;
+use pitr_archive::ArchiveError;
+
+use super::error::PlanError;
+use super::line::{Island, Line, Stretch};
+use super::scan::{Scan, stretch_seqs, transaction_end};
+use crate::wal::{WalEvent, WalSummary};
+use crate::{Lsn, Target};
+
+/// Summaries that are read at once.
+const PARALLEL: u64 = 32;
+
+/// A stop that was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Stop {
+    /// The record's start.
+    pub(super) lsn: Lsn,
+    pub(super) inclusive: bool,
+    /// WAL is needed up to here.
+    pub(super) wal_end: Lsn,
+    /// Index of the share it lies on.
+    pub(super) share: usize,
+    pub(super) last_commit: Option<i64>,
+    pub(super) first_left_out: Option<i64>,
+}
+
+/// Resolves targets on one island.
+pub(super) struct Resolver<'a> {
+    pub(super) line: &'a Line,
+    pub(super) island: &'a Island,
+    pub(super) scan: Scan<'a>,
+}
+
+impl Resolver<'_> {
+    /// PostgreSQL's rule: before the first end of a transaction, in WAL order, whose time is past the target (or, with `before`,
+    /// is the target's). `None`: no such record.
+    pub(super) async fn time(&self, time: i64, before: bool) -> Result<Option<Stop>, PlanError> {
+        let past = |candidate: i64| {
+            if before {
+                candidate >= time
+            } else {
+                candidate > time
+            }
+        };
+        for stretch in &self.island.stretches {
+            let share = &self.line.shares[stretch.share];
+            let seqs = stretch_seqs(share, stretch).await?;
+            let mut seq = share
+                .reader
+                .partition(seqs.clone(), |header| header.time_high.is_some_and(past))
+                .await?;
+            for unsure in self
+                .unsure(stretch, seq.min(seqs.end - 1), seqs.start)
+                .await?
+            {
+                if unsure < seq
+                    && let Some(stop) = self.first_past(stretch, unsure, &past).await?
+                {
+                    return Ok(Some(stop));
+                }
+            }
+            // The running maximum may stem from before the stretch; the segment's own maximum decides.
+            while seq < seqs.end {
+                let header = share.reader.header_of(seq).await?;
+                if header.time_max.is_some_and(past)
+                    && let Some(stop) = self.first_past(stretch, seq, &past).await?
+                {
+                    return Ok(Some(stop));
+                }
+                seq += 1;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Segments from `first` to `last` whose times may lack their first record, oldest first.
+    async fn unsure(
+        &self,
+        stretch: &Stretch,
+        last: u64,
+        first: u64,
+    ) -> Result<Vec<u64>, ArchiveError> {
+        let reader = &self.line.shares[stretch.share].reader;
+        let (mut found, mut at) = (Vec::new(), last);
+        while let Some(seq) = reader
+            .header_of(at)
+            .await?
+            .unsure_seq
+            .filter(|&seq| seq >= first)
+        {
+            found.push(seq);
+            match seq.checked_sub(1).filter(|&before| before >= first) {
+                Some(before) => at = before,
+                None => break,
+            }
+        }
+        found.reverse();
+        Ok(found)
+    }
+
+    /// The first end of a transaction that ends in segment `seq` and is past the target.
+    async fn first_past(
+        &self,
+        stretch: &Stretch,
+        seq: u64,
+        past: &(dyn Fn(i64) -> bool + Sync),
+    ) -> Result<Option<Stop>, PlanError> {
+        let share = &self.line.shares[stretch.share];
+        let header = share.reader.header_of(seq).await?;
+        let range = Lsn(header.start.max(stretch.from.0))..Lsn(header.end.min(stretch.to.0));
+        let (mut last_commit, mut stop) = (None, None);
+        let mut sink = |event: &WalEvent| {
+            if let Some(end) =
+                transaction_end(event).filter(|end| end.at >= stretch.from && end.at < stretch.to)
+            {
+                if past(end.time) {
+                    stop = Some(Stop {
+                        lsn: end.at,
+                        inclusive: false,
+                        wal_end: end.end,
+                        share: stretch.share,
+                        last_commit,
+                        first_left_out: Some(end.time),
+                    });
+                    return ControlFlow::Break(());
+                }
+                if matches!(event, WalEvent::Commit(_)) {
+                    last_commit = Some(end.time);
+                }
+            }
+            ControlFlow::Continue(())
+        };
+        self.scan.wal(share, &stretch.run, range, &mut sink).await?;
+        Ok(stop)
+    }
+
+    /// The last record there is, itself replayed. `None`: not one record is whole.
+    pub(super) async fn end(&self) -> Result<Option<Stop>, PlanError> {
+        for stretch in self.island.stretches.iter().rev() {
+            let share = &self.line.shares[stretch.share];
+            let seqs = stretch_seqs(share, stretch).await?;
+            for seq in seqs.rev() {
+                let header = share.reader.header_of(seq).await?;
+                let range =
+                    Lsn(header.start.max(stretch.from.0))..Lsn(header.end.min(stretch.to.0));
+                if let Some(stop) = self.last_record(stretch, range).await? {
+                    return Ok(Some(stop));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The last whole record that ends in `range`.
+    async fn last_record(
+        &self,
+        stretch: &Stretch,
+        range: std::ops::Range<Lsn>,
+    ) -> Result<Option<Stop>, PlanError> {
+        let share = &self.line.shares[stretch.share];
+        let mut last_commit = None;
+        let mut sink = |event: &WalEvent| {
+            if let WalEvent::Commit(end) = event
+                && end.end <= range.end
+            {
+                last_commit = Some(end.time);
+            }
+            ControlFlow::Continue(())
+        };
+        let last = self
+            .scan
+            .wal(share, &stretch.run, range.clone(), &mut sink)
+            .await?;
+        Ok(last.map(|record| Stop {
+            lsn: record.start,
+            inclusive: true,
+            wal_end: record.end,
+            share: stretch.share,
+            last_commit,
+            first_left_out: None,
+        }))
+    }
+
+    /// At an LSN, as PostgreSQL compares it: the first record that starts there or later. The very end of the WAL, which is what
+    /// `pg_current_wal_lsn()` gives after the last commit, is the last record.
+    pub(super) async fn lsn(&self, lsn: Lsn, before: bool) -> Result<Option<Stop>, PlanError> {
+        let Some(stretch) = self
+            .island
+            .stretches
+            .iter()
+            .rev()
+            .find(|stretch| stretch.from <= lsn && lsn <= stretch.to)
+        else {
+            return Ok(None);
+        };
+        let Some(end) = self.end().await? else {
+            return Ok(None);
+        };
+        if lsn > end.lsn {
+            return Ok((lsn <= end.wal_end).then_some(end));
+        }
+        let share = &self.line.shares[stretch.share];
+        let (mut last_commit, mut first_left_out, mut wal_end) = (None, None, lsn);
+        let mut sink = |event: &WalEvent| {
+            if let Some(end) = transaction_end(event) {
+                let replayed = if before { end.at < lsn } else { end.at <= lsn };
+                if !replayed {
+                    first_left_out = Some(end.time);
+                    return ControlFlow::Break(());
+                }
+                wal_end = wal_end.max(end.end);
+                if matches!(event, WalEvent::Commit(_)) {
+                    last_commit = Some(end.time);
+                }
+            }
+            ControlFlow::Continue(())
+        };
+        let around = lsn..Lsn(lsn.0 + self.scan.source.wal_segment_bytes).min(stretch.to);
+        self.scan
+            .wal(share, &stretch.run, around.clone(), &mut sink)
+            .await?;
+        // The record at the LSN has to be read whole: a WAL segment more is always enough to say so, and costs little.
+        let wal_end = wal_end.max(around.end);
+        Ok(Some(Stop {
+            lsn,
+            inclusive: !before,
+            wal_end,
+            share: stretch.share,
+            last_commit,
+            first_left_out,
+        }))
+    }
+
+    /// The end of transaction `xid`, or the restore point `name`. More than one is ambiguous.
+    pub(super) async fn search(
+        &self,
+        target: &Target,
+        before: bool,
+    ) -> Result<Option<Stop>, PlanError> {
+        let mut found: Vec<Stop> = Vec::new();
+        for stretch in &self.island.stretches {
+            let share = &self.line.shares[stretch.share];
+            let seqs = stretch_seqs(share, stretch).await?;
+            let mut first = seqs.start;
+            while first < seqs.end {
+                let batch = first..(first + PARALLEL).min(seqs.end);
+                first = batch.end;
+                let summaries = batch
+                    .clone()
+                    .map(|seq| share.reader.summary(seq, self.scan.reading));
+                for (seq, summary) in batch.zip(try_join_all(summaries).await?) {
+                    let unsure = share.reader.header_of(seq).await?.unsure_seq == Some(seq);
+                    if unsure || may_hold(target, &summary) {
+                        found.extend(self.matches(stretch, seq, target, before).await?);
+                    }
+                }
+            }
+        }
+        found.sort_by_key(|stop| stop.lsn);
+        found.dedup_by_key(|stop| stop.lsn);
+        match found[..] {
+            [] => Ok(None),
+            [stop] => Ok(Some(stop)),
+            _ => Err(PlanError::Ambiguous {
+                target: target.clone(),
+                at: found.iter().map(|stop| stop.lsn).collect(),
+            }),
+        }
+    }
+
+    async fn matches(
+        &self,
+        stretch: &Stretch,
+        seq: u64,
+        target: &Target,
+        before: bool,
+    ) -> Result<Vec<Stop>, PlanError> {
+        let share = &self.line.shares[stretch.share];
+        let header = share.reader.header_of(seq).await?;
+        let range = Lsn(header.start.max(stretch.from.0))..Lsn(header.end.min(stretch.to.0));
+        let (mut found, mut last_commit) = (Vec::new(), None);
+        let mut sink = |event: &WalEvent| {
+            let (at, end, time, fits) = match (event, target) {
+                (WalEvent::Commit(done) | WalEvent::Abort(done), Target::Xid(xid)) => {
+                    (done.at, done.end, done.time, done.xid == *xid)
+                }
+                (
+                    WalEvent::RestorePoint {
+                        at,
+                        end,
+                        name,
+                        time,
+                    },
+                    Target::Name(wanted),
+                ) => (*at, *end, *time, name == wanted),
+                (WalEvent::Commit(done), _) => (done.at, done.end, done.time, false),
+                _ => return ControlFlow::Continue(()),
+            };
+            if fits
+                && at >= stretch.from
+                && at < stretch.to
+                && end <= Lsn(range.end.0.saturating_add(8))
+            {
+                let commit = matches!(event, WalEvent::Commit(_));
+                found.push(Stop {
+                    lsn: at,
+                    inclusive: !before,
+                    wal_end: end,
+                    share: stretch.share,
+                    last_commit: if commit && !before {
+                        Some(time)
+                    } else {
+                        last_commit
+                    },
+                    first_left_out: (commit && before).then_some(time),
+                });
+            }
+            if matches!(event, WalEvent::Commit(_)) {
+                last_commit = Some(time);
+            }
+            ControlFlow::Continue(())
+        };
+        self.scan
+            .wal(share, &stretch.run, range.clone(), &mut sink)
+            .await?;
+        Ok(found)
+    }
+}
+
+/// What a summary says about whether its segment is worth opening; an unreadable one is.
+fn may_hold(target: &Target, summary: &[u8]) -> bool {
+    let Ok(summary) = WalSummary::decode(summary) else {
+        return true;
+    };
+    match target {
+        Target::Xid(xid) => summary.may_hold_xid(*xid),
+        Target::Name(name) => summary.may_hold_name(name),
+        _ => true,
+    }
+}
