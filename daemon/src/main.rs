@@ -52,19 +52,20 @@ fn run(args: &Args) -> anyhow::Result<Exit> {
         .enable_all()
         .build()?;
     let accept_break = args.accept_break;
-    runtime.block_on(supervise::run(|supervision| {
+    let ended = runtime.block_on(supervise::run(|supervision| {
         pitrd::run::run(config, accept_break, supervision)
-    }))?;
+    }));
     // A store that hangs must not keep the process: what it was doing was not acknowledged.
     runtime.shutdown_background();
-    Ok(Exit::Done)
+    ended.map(|()| Exit::Done)
 }
 
 fn check(config: Result<Config, ConfigError>) -> anyhow::Result<Exit> {
     let findings = match config {
         Ok(config) => {
             pitrd::log::start(config.log);
-            check::local(&config)
+            let runtime = tokio::runtime::Runtime::new()?;
+            runtime.block_on(check::everything(&config))
         }
         Err(error) => vec![check::refused(&error.into())],
     };
