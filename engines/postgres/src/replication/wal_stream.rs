@@ -199,6 +199,13 @@ impl WalStream {
     }
 }
 
+#[cfg(test)]
+impl WalStream {
+    pub(super) fn wire(&mut self) -> &mut super::wire::Wire {
+        &mut self.client.wire
+    }
+}
+
 /// Microseconds since PostgreSQL's epoch.
 fn now() -> i64 {
     let since = SystemTime::now()
