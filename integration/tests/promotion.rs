@@ -64,6 +64,22 @@ fn follows_a_promotion(version: Version, name: &str) {
         }
     }
 
+    // The abandoned timeline can be chosen: nothing that happened only on the new one is in it.
+    let restored = daemon.tool().restored(
+        version,
+        &["latest", "--timeline", "1"],
+        "restored-abandoned",
+    );
+    let abandoned = ledger(&restored);
+    assert!(!abandoned.is_empty() && abandoned.len() < ledger(&standby).len());
+    let branches = "select count(*) from pgbench_history";
+    assert_eq!(
+        restored.session().value(branches),
+        "200",
+        "only what was there before the switch"
+    );
+    drop(restored);
+
     // A new base backup on the new timeline stands on its own.
     daemon.tool().backup(&[]);
     standby.pgbench(2, 50);
