@@ -1,7 +1,7 @@
 //! A standby is promoted under load and the daemon follows: restores before, across and after the switch.
 
 use pitr_integration::{
-    Daemon, Load, Mark, Postgres, Settings, Site, V15, V18, Version, amcheck, wait_until,
+    Daemon, Load, Mark, Postgres, Settings, Site, V15, V18, Version, amcheck, ledger, wait_until,
 };
 use std::time::Duration;
 
