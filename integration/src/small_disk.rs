@@ -63,11 +63,13 @@ fn run(options: &str, path: Option<&Path>) {
     command
         .args(["-t", "tmpfs", "-o", options, "tmpfs"])
         .args(path);
-    let output = command.output().expect("run mount");
-    assert!(
-        output.status.success(),
-        "mount a tmpfs ({options}): {}\nfix: run the tests as root, or allow `sudo -n mount`",
-        String::from_utf8_lossy(&output.stderr)
+    let said = match command.output() {
+        Ok(output) if output.status.success() => return,
+        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+        Err(error) => error.to_string(),
+    };
+    panic!(
+        "mount a tmpfs ({options}): {said}\nfix: run the tests as root, or allow `sudo -n mount`"
     );
 }
 
