@@ -149,7 +149,7 @@ fn the_check_before_the_start_finds_what_would_fail_later() {
 #[test]
 fn no_secret_and_no_row_value_reaches_a_log() {
     const CANARY: &str = "canary-6f1d2b";
-    let site = Site::new("canary");
+    let site = Site::new("secrets");
     let server = Postgres::start_new(&site, V17, "primary", "");
     let mut settings = Settings::new(&server, "pitrd");
     settings.connection.push_str(&format!(" password={CANARY}"));
