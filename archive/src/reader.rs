@@ -232,39 +232,41 @@ impl LogReader {
             .map(Some)
     }
 
-    /// The runs of the stream, oldest first, up to the first hole. One request for each, besides finding the end.
+    /// The runs of the stream, oldest first, each up to the first of the holes that a crash may have left at its end. Up to
+    /// [`IN_FLIGHT_MAX`] requests for each, besides finding the end.
     pub async fn runs(&self, end: &End) -> Result<Vec<Run>, ArchiveError> {
-        let Some(mut last) = self.contiguous_last(end).await? else {
-            return Ok(Vec::new());
-        };
         let mut runs = Vec::new();
-        loop {
-            let header = self.header_of(last).await?;
-            runs.push(Run {
-                seqs: header.run_seq..last + 1,
-                positions: header.run_start..header.end,
-                time_high: header.time_high,
-            });
-            match header.run_seq.checked_sub(1) {
-                Some(previous) => last = previous,
-                None => break,
+        let mut last = end.last;
+        while let Some(seq) = last {
+            let Header {
+                run_seq, run_start, ..
+            } = self.header_of(seq).await?;
+            if let Some(header) = self.contiguous_last(run_seq, seq).await? {
+                runs.push(Run {
+                    seqs: run_seq..header.seq + 1,
+                    positions: run_start..header.end,
+                    time_high: header.time_high,
+                });
             }
+            last = run_seq.checked_sub(1);
         }
         runs.reverse();
         Ok(runs)
     }
 
-    /// The last number before the first of the holes that a crash may have left near the end.
-    async fn contiguous_last(&self, end: &End) -> Result<Option<u64>, ArchiveError> {
-        let Some(last) = end.last else {
-            return Ok(None);
-        };
-        let from = (last + 1).saturating_sub(IN_FLIGHT_MAX);
-        let near = try_join_all((from..=last).map(|seq| self.header(seq))).await?;
+    /// The last segment of the run from `run_seq` to `last` before the first hole near its end; `None` if there is none before it.
+    async fn contiguous_last(
+        &self,
+        run_seq: u64,
+        last: u64,
+    ) -> Result<Option<Header>, ArchiveError> {
+        let from = (last + 1).saturating_sub(IN_FLIGHT_MAX).max(run_seq);
+        let mut near = try_join_all((from..=last).map(|seq| self.header(seq))).await?;
         match near.iter().position(Option::is_none) {
-            Some(0) => Ok(from.checked_sub(1)),
-            Some(offset) => Ok(Some(from + offset as u64 - 1)),
-            None => Ok(Some(last)),
+            Some(0) if from == run_seq => Ok(None),
+            Some(0) => self.header_of(from - 1).await.map(Some),
+            Some(hole) => Ok(near.swap_remove(hole - 1)),
+            None => Ok(near.pop().flatten()),
         }
     }
 

@@ -181,7 +181,7 @@ fn built(program: Program) -> PathBuf {
     path
 }
 
-pub(crate) fn user_id(kind: &str, user: Option<&str>) -> u32 {
+fn user_id(kind: &str, user: Option<&str>) -> u32 {
     let output = Command::new("id")
         .arg(kind)
         .args(user)

@@ -393,7 +393,7 @@ mod tests {
         for key in ["log/a/2", "log/a/1", "log/a/deep/3", "log/b/9"] {
             store.put_if_absent(key, Bytes::new()).await.unwrap();
         }
-        let listed = store.list("log/a/", "log/a/"..("log/a/~")).await.unwrap();
+        let listed = store.list("log/a/", "log/a/".."log/a/~").await.unwrap();
         assert_eq!(
             listed.iter().map(|l| l.key.as_str()).collect::<Vec<_>>(),
             ["log/a/1", "log/a/2"]

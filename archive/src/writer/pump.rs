@@ -33,6 +33,15 @@ struct Chain {
 }
 
 impl Chain {
+    fn new_run(run_seq: u64, run_start: u64, previous: [u8; 32]) -> Self {
+        Self {
+            previous,
+            run_seq,
+            run_start,
+            ..Self::default()
+        }
+    }
+
     fn after(present: &Present) -> Self {
         let Header {
             time_high,
@@ -86,22 +95,14 @@ impl Pump {
         puts_in_flight: u64,
         publish: watch::Sender<Progress>,
     ) -> Self {
-        let new_run = Chain {
-            run_seq: resume.next_seq,
-            run_start: from,
-            ..Chain::default()
+        let breaks = resume.durable().is_some_and(|durable| from > durable);
+        let chain = match (&resume.run, &resume.last_contiguous) {
+            _ if breaks => Chain::new_run(resume.next_seq, from, resume.tail),
+            (None, _) => Chain::new_run(0, from, [0; 32]),
+            (Some(_), Some(present)) => Chain::after(present),
+            (Some(run), None) => Chain::new_run(run.seq, run.position, run.previous),
         };
-        let chain = match &resume.last_contiguous {
-            Some(present) if from <= present.header.end => Chain::after(present),
-            Some(present) => Chain {
-                previous: present.hash,
-                ..new_run
-            },
-            None => Chain {
-                run_seq: 0,
-                ..new_run
-            },
-        };
+        let durable = resume.last_contiguous.as_ref().filter(|_| !breaks);
         Self {
             writer,
             stream,
@@ -112,10 +113,7 @@ impl Pump {
             puts: JoinSet::new(),
             sealing: None,
             clocks: VecDeque::new(),
-            durable_seq: resume
-                .last_contiguous
-                .as_ref()
-                .map(|present| present.header.seq),
+            durable_seq: durable.map(|present| present.header.seq),
             head_written: None,
             head_task: None,
         }

@@ -6,7 +6,7 @@ use super::{IN_FLIGHT_MAX, Writer};
 use crate::error::ArchiveError;
 use crate::layout;
 use crate::object::{Header, Id, Kind, StreamName};
-use crate::reader::{End, LogReader};
+use crate::reader::LogReader;
 use crate::store::StoreError;
 
 /// A segment that is in the store.
@@ -25,11 +25,26 @@ pub(super) enum Slot {
     Pass(Box<Present>),
 }
 
+/// The unbroken run that a stream ends with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RunStart {
+    pub(super) seq: u64,
+    pub(super) position: u64,
+    /// The chain hash that its first segment carries.
+    pub(super) previous: [u8; 32],
+}
+
 /// Where a stream stands in the store.
 #[derive(Debug)]
 pub struct Resume {
+    /// The last run; `None` if the stream is empty.
+    pub(super) run: Option<RunStart>,
+    /// The last segment of the run before the first hole in it; `None` if its first one is missing.
     pub(super) last_contiguous: Option<Present>,
+    /// From the first hole on.
     pub(super) slots: Vec<Slot>,
+    /// The hash of the segment with the highest number, which a new run carries on.
+    pub(super) tail: [u8; 32],
     pub(super) next_seq: u64,
 }
 
@@ -37,17 +52,16 @@ impl Resume {
     /// The contiguous durable end: what may be acknowledged, and where the source has to go on. `None`: nothing is there.
     #[must_use]
     pub fn durable(&self) -> Option<u64> {
-        self.last_contiguous
-            .as_ref()
-            .map(|present| present.header.end)
+        match &self.last_contiguous {
+            Some(present) => Some(present.header.end),
+            None => self.run_start(),
+        }
     }
 
     /// First position of the run that ends at [`Self::durable`].
     #[must_use]
     pub fn run_start(&self) -> Option<u64> {
-        self.last_contiguous
-            .as_ref()
-            .map(|present| present.header.run_start)
+        self.run.map(|run| run.position)
     }
 
     /// Numbers that a crash left missing; they are filled first.
@@ -76,34 +90,69 @@ pub async fn resume(
     if !accept_lost_tail {
         end.check_tail(stream)?;
     }
-    let near = near_end(writer, stream, &end).await?;
+    let Some(last) = end.last else {
+        return Ok(Resume {
+            run: None,
+            last_contiguous: None,
+            slots: Vec::new(),
+            tail: [0; 32],
+            next_seq: 0,
+        });
+    };
+    let near = near_end(writer, &reader, last).await?;
     let hole = near.iter().position(|(_, present)| present.is_none());
     let contiguous = near[..hole.unwrap_or(near.len())].last();
     let last_contiguous = contiguous.and_then(|(_, present)| present.clone());
-    let slots = match hole {
-        Some(hole) => fill_slots(stream, last_contiguous.as_ref(), &near[hole..])?,
-        None => Vec::new(),
+    let (_, Some(tail)) = near.last().expect("the last one is near the end") else {
+        unreachable!("the last one is there");
+    };
+    let (seq, position) = (tail.header.run_seq, tail.header.run_start);
+    let previous = match seq.checked_sub(1) {
+        // Only a run whose first segment is missing needs it.
+        Some(before) if last_contiguous.is_none() => verify(writer, stream, before).await?,
+        _ => [0; 32],
+    };
+    let slots = match (hole, &last_contiguous) {
+        (Some(hole), Some(before)) => fill_slots(stream, before.header.end, &near[hole..])?,
+        (Some(_), None) => fill_slots(stream, position, &near)?,
+        (None, _) => Vec::new(),
     };
     Ok(Resume {
+        run: Some(RunStart {
+            seq,
+            position,
+            previous,
+        }),
         last_contiguous,
         slots,
-        next_seq: end.last.map_or(0, |last| last + 1),
+        tail: tail.hash,
+        next_seq: last + 1,
     })
 }
 
-/// The segments among which holes may be, whole and verified: the window of what can be in flight, and the one before it.
+/// The segments among which a crash can have left holes: those that can have been in flight with the last one, and the one before
+/// them. Holes of an earlier run stay: the source did not have what they lack when the next run began. Whole and verified
+/// from the one before the first hole on.
 async fn near_end(
     writer: &Writer,
-    stream: &StreamName,
-    end: &End,
+    reader: &LogReader,
+    last: u64,
 ) -> Result<Vec<(u64, Option<Present>)>, ArchiveError> {
-    let Some(last) = end.last else {
-        return Ok(Vec::new());
-    };
-    let reader = LogReader::new(writer.archive().clone(), stream.clone());
-    let from = last.saturating_sub(IN_FLIGHT_MAX);
+    let run_seq = reader.header_of(last).await?.run_seq;
+    let from = last.saturating_sub(IN_FLIGHT_MAX).max(run_seq);
     let headers = try_join_all((from..=last).map(|seq| reader.header(seq))).await?;
     let hole = headers.iter().position(Option::is_none);
+    if hole == Some(0) && from > run_seq {
+        // It was durable before the last one was begun.
+        return Err(ArchiveError::Hole {
+            stream: reader.stream().to_string(),
+            seq: from,
+            start: reader
+                .header(from - 1)
+                .await?
+                .map_or(0, |header| header.end),
+        });
+    }
     let needed = from
         + hole
             .map_or(headers.len() as u64, |hole| hole as u64)
@@ -113,7 +162,7 @@ async fn near_end(
         let present = match header {
             Some(header) if seq >= needed => Some(Present {
                 header,
-                hash: verify(writer, stream, seq).await?,
+                hash: verify(writer, reader.stream(), seq).await?,
             }),
             Some(_) => continue,
             None => None,
@@ -137,28 +186,20 @@ async fn verify(writer: &Writer, stream: &StreamName, seq: u64) -> Result<[u8; 3
     }
 }
 
-/// From the first hole on: what to fill and what to pass over.
+/// From the first hole on, which begins at position `start`: what to fill and what to pass over.
 fn fill_slots(
     stream: &StreamName,
-    before: Option<&Present>,
+    mut start: u64,
     near: &[(u64, Option<Present>)],
 ) -> Result<Vec<Slot>, ArchiveError> {
     let mut slots = Vec::new();
-    let mut start = match before {
-        Some(present) => Some(present.header.end),
-        // The very first segment is missing: it began where the run begins, which every later header says.
-        None => near
-            .iter()
-            .find_map(|(_, present)| present.as_ref())
-            .map(|present| present.header.run_start),
-    };
     let mut missing = Vec::new();
     for (seq, present) in near {
         let Some(present) = present else {
             missing.push(*seq);
             continue;
         };
-        let from = start.unwrap_or(present.header.start);
+        let from = start;
         let bytes = present.header.start.saturating_sub(from);
         let count = missing.len() as u64;
         if present.header.start < from || bytes < count || (count == 0 && bytes != 0) {
@@ -180,7 +221,7 @@ fn fill_slots(
             });
         }
         missing.clear();
-        start = Some(present.header.end);
+        start = present.header.end;
         slots.push(Slot::Pass(Box::new(present.clone())));
     }
     Ok(slots)

@@ -103,7 +103,7 @@ impl Segmenter {
         let durable = resume.durable();
         // Behind the durable end a new run begins, and what is missing before it stays missing.
         let continues = durable.is_none_or(|durable| from <= durable);
-        let slots = if continues {
+        let slots: VecDeque<_> = if continues {
             resume.slots.clone().into()
         } else {
             VecDeque::new()
@@ -113,7 +113,15 @@ impl Segmenter {
         } else {
             from
         };
-        let whole_segment_kib = settings.segment_bytes_max as usize / KIB;
+        // A hole may be larger than segments are now.
+        let largest_hole = slots.iter().map(|slot| match slot {
+            Slot::Fill { start, end, .. } => end - start,
+            Slot::Pass(_) => 0,
+        });
+        let largest = settings
+            .segment_bytes_max
+            .max(largest_hole.max().unwrap_or(0));
+        let whole_segment_kib = largest as usize / KIB;
         let memory = MEMORY_KIB.max(whole_segment_kib + 4 * FRAME_BYTES_MAX / KIB);
         Self {
             settings,
@@ -151,7 +159,7 @@ impl Segmenter {
                     self.out.send(Cut::Clock { clock, end }).await.is_ok()
                 }
                 None => {
-                    self.close().await;
+                    self.end().await;
                     return Ok(());
                 }
             };
@@ -298,6 +306,14 @@ impl Segmenter {
                 permit,
             ));
         }
+    }
+
+    /// Closes the open segment for good. A hole is filled exactly or not at all: a part of it would never continue.
+    async fn end(&mut self) {
+        if self.open.as_ref().is_some_and(|open| open.refill) {
+            self.open = None;
+        }
+        self.close().await;
     }
 
     /// Closes the open segment, if there is one. False: the pump has stopped.

@@ -155,8 +155,7 @@ impl WalStream {
     /// with the next call of either.
     ///
     /// # Errors
-    /// The server took no bytes for half a minute. A lost connection is left for [`Self::next`] to report, which may find the
-    /// server's reason for it.
+    /// The connection is lost, or the server took no bytes for half a minute.
     pub async fn send_status(&mut self, status: Status) -> Result<(), ReplicationError> {
         debug_assert!(status.applied <= status.flushed && status.flushed <= status.written);
         self.client.wire.queue(|out| {
@@ -196,13 +195,6 @@ impl WalStream {
     #[must_use]
     pub fn backend_pid(&self) -> Option<u32> {
         self.client.backend_pid()
-    }
-}
-
-#[cfg(test)]
-impl WalStream {
-    pub(super) fn wire(&mut self) -> &mut super::wire::Wire {
-        &mut self.client.wire
     }
 }
 
