@@ -1,7 +1,9 @@
 #![forbid(unsafe_code)]
 //! What the tests without servers share: stores that fail on request, and a source whose bytes are known.
 
+pub mod check;
 pub mod fault_store;
 pub mod known_source;
+pub mod life;
 pub mod memory_store;
 pub mod store_contract;
