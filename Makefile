@@ -5,7 +5,7 @@ export PITRD_SERVERS ?= /var/tmp/pitrd-servers
 TEST_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build release check test
+.PHONY: help deps build release check test demo bench soak
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -26,3 +26,13 @@ check: deps ## formatting and lints; warnings are errors
 test: build ## every test of the workspace, real servers included
 	@integration/test.sh $(TEST_THREADS)
 
+
+demo: release ## archive a live server, destroy its data, bring it back (under two minutes)
+	@$(CARGO) run --quiet --release --locked -p pitr-integration --bin pitr-demo
+
+bench: release ## side by side with pgBackRest, pg_receivewal and pg_basebackup
+	@integration/install.sh --bench
+	@python3 integration/bench/bench.py
+
+soak: build ## 200 kills under load, then restore and compare
+	PITRD_KILLS=200 $(CARGO) test --locked -p pitr-integration --test kills -- --nocapture --test-threads 1

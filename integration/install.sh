@@ -97,7 +97,7 @@ proves() {
 main() {
     command -v python3 >/dev/null || apt_install python3
     command -v cc >/dev/null || apt_install build-essential
-    apt_install pkg-config libsystemd-dev
+    apt_install pkg-config libsystemd-dev openssl
     forbid_default_cluster
     apt_install postgresql-15
     [ "${1:-}" != --bench ] || apt_install pgbackrest

@@ -7,4 +7,6 @@ pub mod config;
 pub mod exit;
 pub mod log;
 pub mod notify;
+pub mod open;
+pub mod run;
 pub mod supervise;

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pitrd::check::{self, Finding};
-use pitrd::config::Config;
+use pitrd::config::{Config, ConfigError};
 use pitrd::exit::{self, Exit};
+use pitrd::supervise;
 
 /// Archives the WAL of one PostgreSQL server, continuously, encrypted, to the byte.
 #[derive(Parser)]
@@ -18,12 +19,16 @@ struct Args {
     #[arg(long, value_name = "FILE", env = "PITRD_CONFIG")]
     config: PathBuf,
     /// Look at everything that can keep the daemon from archiving, print one line per finding, and end with 0 or 1
-    #[arg(long, required = true)]
+    #[arg(long)]
     check: bool,
+    /// Go on although the store lost segments that it had; the break is recorded, and a new base backup is needed
+    #[arg(long, conflicts_with = "check")]
+    accept_break: bool,
 }
 
 const EXAMPLES: &str = "\
 Examples:
+  pitrd --config /etc/pitrd/orders.toml            archives until it is told to stop
   pitrd --config /etc/pitrd/orders.toml --check    what would keep it from archiving?
 
 Exit codes: 0 done, 1 a check failed, 2 usage or configuration, 4 keys, 5 fenced, 6 unavailable, 7 damage.";
@@ -37,10 +42,30 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<Exit> {
-    let findings = match Config::load(&args.config) {
+    let config = Config::load(&args.config);
+    if args.check {
+        return check(config);
+    }
+    let config = config?;
+    pitrd::log::start(config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let accept_break = args.accept_break;
+    let ended = runtime.block_on(supervise::run(|supervision| {
+        pitrd::run::run(config, accept_break, supervision)
+    }));
+    // A store that hangs must not keep the process: what it was doing was not acknowledged.
+    runtime.shutdown_background();
+    ended.map(|()| Exit::Done)
+}
+
+fn check(config: Result<Config, ConfigError>) -> anyhow::Result<Exit> {
+    let findings = match config {
         Ok(config) => {
             pitrd::log::start(config.log);
-            check::local(&config)
+            let runtime = tokio::runtime::Runtime::new()?;
+            runtime.block_on(check::everything(&config))
         }
         Err(error) => vec![check::refused(&error.into())],
     };

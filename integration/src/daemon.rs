@@ -84,6 +84,30 @@ impl Daemon {
         daemon
     }
 
+    /// Another daemon over the same archive with the same keys; `configuration` is its file's text.
+    pub fn beside(&self, name: &str, configuration: &str) -> Daemon {
+        let home = self.site.directory(&format!("{name}-home"));
+        for entry in std::fs::read_dir(self.configuration.parent().expect("a file has a directory"))
+            .expect("list it")
+        {
+            let from = entry.expect("list it").path();
+            let to = home.join(from.file_name().expect("a file has a name"));
+            std::fs::copy(&from, &to).expect("copy a key");
+            self.site.own(&to);
+        }
+        let path = home.join("pitrd.toml");
+        self.site.write(&path, configuration, 0o600);
+        let mut settings = self.settings.clone();
+        settings.name = name.to_owned();
+        Daemon {
+            site: self.site.clone(),
+            settings,
+            configuration: path,
+            identity: home.join("identity"),
+            process: None,
+        }
+    }
+
     fn write_configuration(&self, recipient: &str) {
         let Settings {
             name,

@@ -6,24 +6,28 @@
 mod archive_files;
 mod compare;
 mod daemon;
+mod history;
 mod load;
 mod port;
 mod postgres;
 mod process;
 mod session;
 mod site;
+mod small_disk;
 mod standby;
 mod tool;
 
 pub use archive_files::ArchiveFiles;
 pub use compare::{Fingerprint, amcheck};
 pub use daemon::{Daemon, Settings};
+pub use history::{History, Mark};
 pub use load::{Acknowledged, Load, ledger};
 pub use port::Port;
 pub use postgres::{Postgres, Stop, V15, V17, V18, Version};
 pub use process::{Finished, Process, Signal};
 pub use session::Session;
 pub use site::{Program, Site};
+pub use small_disk::SmallDisk;
 pub use tool::Tool;
 
 use std::time::{Duration, Instant};

@@ -2,7 +2,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::net::TcpListener;
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Below the range from which kernels take ephemeral ports.
@@ -20,7 +19,8 @@ impl Port {
     /// Reserves a free port. Panics when the whole range is taken.
     pub fn reserve() -> Port {
         static NEXT: AtomicU16 = AtomicU16::new(0);
-        let directory = std::env::temp_dir().join("pitrd-ports");
+        let directory =
+            std::env::temp_dir().join(format!("pitrd-ports-{}", crate::site::user_id("-u", None)));
         std::fs::create_dir_all(&directory).expect("create the directory of port locks");
         let seed = (std::process::id() % u32::from(COUNT)) as u16;
         for _ in 0..COUNT {
@@ -31,7 +31,6 @@ impl Port {
                 .create(true)
                 .truncate(false)
                 .write(true)
-                .mode(0o666)
                 .open(path);
             let Ok(lock) = opened else { continue };
             if lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", number)).is_ok() {

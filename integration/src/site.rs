@@ -181,7 +181,7 @@ fn built(program: Program) -> PathBuf {
     path
 }
 
-fn user_id(kind: &str, user: Option<&str>) -> u32 {
+pub(crate) fn user_id(kind: &str, user: Option<&str>) -> u32 {
     let output = Command::new("id")
         .arg(kind)
         .args(user)

@@ -1,7 +1,7 @@
 //! The fixtures themselves: a comparison that cannot fail would prove nothing.
 
 use pitr_integration::{
-    Fingerprint, Load, Postgres, Site, Stop, V15, V17, V18, Version, amcheck, ledger,
+    Fingerprint, Load, Postgres, Site, SmallDisk, Stop, V15, V17, V18, Version, amcheck, ledger,
 };
 
 fn server_starts_and_is_compared(version: Version, name: &str) {
@@ -107,4 +107,16 @@ fn a_child_does_not_outlive_the_thread_that_started_it() {
             !status.contains("State:\tS")
         },
     );
+}
+
+#[test]
+fn a_small_disk_fills_and_grows() {
+    let site = Site::new("fxdisk");
+    let disk = SmallDisk::mount(&site, "disk", 1);
+    let megabytes = vec![7; 2 << 20];
+    assert!(std::fs::write(disk.path().join("a"), &megabytes).is_err());
+    assert_eq!(disk.free_bytes(), 0);
+    disk.resize(8);
+    std::fs::write(disk.path().join("a"), &megabytes).expect("there is room now");
+    assert!(disk.free_bytes() > 4 << 20);
 }

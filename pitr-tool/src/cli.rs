@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use pitrd::exit::Exit;
 
 use crate::place::Place;
-use crate::{keygen, manual};
+use crate::{init, keygen, manual};
 
 /// Plans and makes recoveries from an archive that pitrd wrote.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ pub struct Cli {
 pub enum Command {
     /// Make an identity, the key that reads archives, and print its recipient
     Keygen(keygen::Args),
+    /// Create the archive and its signing key; changes nothing where they exist
+    Init(init::Args),
     /// Print the completion script of a shell
     Completions(manual::CompletionsArgs),
     /// Print the manual page, or write all of them into a directory
@@ -33,6 +35,7 @@ pub enum Command {
 const AFTER_HELP: &str = "\
 Examples:
   pitr-tool keygen --out orders.identity
+  pitr-tool init --config /etc/pitrd/orders.toml
 
 Exit codes: 0 done; 1 the answer is no; 2 usage or configuration; 3 the target cannot be reached; 4 keys;
 5 fenced, or the archive belongs to another; 6 store or source unavailable; 7 damage in the archive.";
@@ -42,10 +45,19 @@ impl Cli {
     pub fn run(&self) -> anyhow::Result<Exit> {
         match &self.command {
             Command::Keygen(args) => keygen::run(args),
+            Command::Init(_) => run_async(init::run(&self.place)),
             Command::Completions(args) => manual::completions(args),
             Command::Man(args) => manual::man(args),
         }
     }
+}
+
+/// Runs what waits for stores and servers.
+fn run_async(work: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
 }
 
 #[cfg(test)]

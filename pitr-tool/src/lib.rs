@@ -6,6 +6,7 @@
 
 pub mod backup;
 pub mod cli;
+pub mod init;
 pub mod keygen;
 pub mod manual;
 pub mod output;

@@ -7,6 +7,8 @@ use pitr_archive::ArchiveError;
 use pitr_archive::keys::KeyError;
 use pitr_archive::object::ObjectError;
 use pitr_archive::store::StoreError;
+use pitr_postgres::connect::ConnectError;
+use pitr_postgres::replication::ReplicationError;
 
 use super::{Exit, Refusal};
 use crate::config::ConfigError;
@@ -30,6 +32,8 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
         .or_else(|| cause.downcast_ref().map(object))
         .or_else(|| cause.downcast_ref().map(key))
         .or_else(|| cause.downcast_ref().map(store))
+        .or_else(|| cause.downcast_ref().map(connect))
+        .or_else(|| cause.downcast_ref().map(replication))
 }
 
 fn hinted(exit: Exit, hint: &str) -> Verdict {
@@ -120,6 +124,37 @@ fn store(error: &StoreError) -> Verdict {
     }
 }
 
+fn connect(error: &ConnectError) -> Verdict {
+    match error {
+        ConnectError::Settings(_) => (Exit::Usage, None),
+        ConnectError::Unreachable { .. } | ConnectError::TimedOut { .. } => hinted(
+            Exit::Unavailable,
+            "is the server running, and does it listen there?",
+        ),
+        ConnectError::Refused { error, .. } if error.code.starts_with("28") => hinted(
+            Exit::Unavailable,
+            "docs/operations.md lists the role and the pg_hba.conf lines that are needed",
+        ),
+        ConnectError::AllHosts(errors) => errors
+            .iter()
+            .map(connect)
+            .find(|(_, hint)| hint.is_some())
+            .unwrap_or((Exit::Unavailable, None)),
+        _ => (Exit::Unavailable, None),
+    }
+}
+
+fn replication(error: &ReplicationError) -> Verdict {
+    match error {
+        ReplicationError::SlotActive(_) => hinted(
+            Exit::Unavailable,
+            "another process streams from the slot: stop it, or name another slot in [source.postgres]",
+        ),
+        ReplicationError::Unsupported(_) => (Exit::Usage, None),
+        _ => (Exit::Unavailable, None),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context;
@@ -167,6 +202,17 @@ mod tests {
         let (exit, hint) = classify(&error.into());
         assert_eq!(exit, Exit::Usage);
         assert!(hint.is_some());
+    }
+
+    #[test]
+    fn a_server_that_is_away_is_retried_and_a_wrong_connection_string_is_not() {
+        let away = ConnectError::TimedOut {
+            place: "db:5432".into(),
+            after: std::time::Duration::from_secs(1),
+        };
+        assert_eq!(classify(&away.into()).0, Exit::Unavailable);
+        let wrong = ConnectError::Settings("unknown keyword".into());
+        assert_eq!(classify(&wrong.into()).0, Exit::Usage);
     }
 
     #[test]

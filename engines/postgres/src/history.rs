@@ -100,6 +100,15 @@ impl TimelineHistory {
         *self.ancestors.last().expect("a history names an ancestor")
     }
 
+    /// The timeline whose WAL holds `at` on the way to this one: the oldest that had not been left there.
+    #[must_use]
+    pub fn timeline_at(&self, at: Lsn) -> TimelineId {
+        self.ancestors
+            .iter()
+            .find(|entry| at < entry.switch)
+            .map_or(self.timeline, |entry| entry.timeline)
+    }
+
     /// Where the way to this timeline leaves `ancestor`.
     #[must_use]
     pub fn switch_from(&self, ancestor: TimelineId) -> Option<Lsn> {
@@ -148,7 +157,42 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_a_server_wrote_at_a_promotion_is_read() {
+        let text = b"1\t0/3DE85790\tno recovery target specified\n";
+        let history = TimelineHistory::parse(TimelineId(2), text).unwrap();
+        assert_eq!(history.parent().switch, Lsn(0x3DE8_5790));
+        assert_eq!(history.timeline_at(Lsn(0x3DE8_578F)), TimelineId(1));
+        assert_eq!(history.timeline_at(Lsn(0x3DE8_5790)), TimelineId(2));
+    }
+
     proptest! {
+        #[test]
+        fn every_place_on_the_way_has_one_owner(
+            steps in proptest::collection::vec((1..5_u32, 1..1_u64 << 40, "[ -~é]{0,30}"), 1..20),
+            at in 0..1_u64 << 45,
+        ) {
+            let (mut timeline, mut switch, mut text) = (0, 0, String::from("# comment\n"));
+            let mut expected = None;
+            for (next, bytes, reason) in &steps {
+                timeline += next;
+                switch += bytes;
+                text += &format!("  {timeline}\t{}\t{reason}\r\n\n", Lsn(switch));
+                if at < switch {
+                    expected.get_or_insert(TimelineId(timeline));
+                }
+            }
+            let last = TimelineId(timeline + 1);
+            let history = TimelineHistory::parse(last, text.as_bytes()).unwrap();
+            prop_assert_eq!(history.ancestors().count(), steps.len());
+            prop_assert_eq!(history.timeline_at(Lsn(at)), expected.unwrap_or(last));
+            let parent = Ancestor { timeline: TimelineId(timeline), switch: Lsn(switch) };
+            prop_assert_eq!(history.parent(), parent);
+            for ancestor in history.ancestors() {
+                prop_assert_eq!(history.switch_from(ancestor.timeline), Some(ancestor.switch));
+            }
+        }
+
         #[test]
         fn any_bytes_are_a_history_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = TimelineHistory::parse(TimelineId(9), &bytes);

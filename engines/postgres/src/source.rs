@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use pitr_archive::Archive;
 
-use crate::replication::SystemIdentity;
+use crate::replication::{ReplicationClient, ReplicationError, SystemIdentity};
 
 /// The engine's name in `archive.json`.
 pub const ENGINE: &str = "postgres";
@@ -71,6 +71,32 @@ impl Source {
         } else {
             Err(SourceError::Unreadable(SEGMENT_BYTES))
         }
+    }
+
+    /// Asks a server.
+    pub async fn ask(client: &mut ReplicationClient) -> Result<Self, ReplicationError> {
+        let identity = client.identify_system().await?;
+        let text = client.show("wal_segment_size").await?;
+        let unreadable = || ReplicationError::Protocol(format!("wal_segment_size is {text:?}"));
+        let (number, unit) = text.split_at(
+            text.find(|c: char| !c.is_ascii_digit())
+                .unwrap_or(text.len()),
+        );
+        let factor: u64 = match unit {
+            "B" | "" => 1,
+            "kB" => 1 << 10,
+            "MB" => 1 << 20,
+            "GB" => 1 << 30,
+            _ => return Err(unreadable()),
+        };
+        let number: u64 = number.parse().map_err(|_| unreadable())?;
+        let wal_segment_bytes = number
+            .checked_mul(factor)
+            .filter(|bytes| bytes.is_power_of_two());
+        Ok(Self {
+            system_id: identity.system_id,
+            wal_segment_bytes: wal_segment_bytes.ok_or_else(unreadable)?,
+        })
     }
 
     /// As it is put into the archive.

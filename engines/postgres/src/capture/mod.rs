@@ -171,7 +171,7 @@ impl Capture {
             match self.stream(client, place).await? {
                 StreamEnd::Shutdown => return Ok(()),
                 StreamEnd::Switched { client: same, next } => {
-                    client = same;
+                    client = *same;
                     place = self.place_on(&mut client, next).await?;
                 }
                 StreamEnd::Gap => {

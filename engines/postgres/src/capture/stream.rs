@@ -1,5 +1,6 @@
 //! Moving bytes: WAL into the log writer, the durable end back to the server, until the timeline ends.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ pub(super) enum StreamEnd {
     Shutdown,
     /// The server went on to the next timeline.
     Switched {
-        client: ReplicationClient,
+        client: Box<ReplicationClient>,
         next: (TimelineId, Lsn),
     },
     /// The server no longer has the WAL that the archive needs next.
@@ -47,8 +48,8 @@ impl Capture {
         place: Place,
     ) -> Result<StreamEnd, CaptureError> {
         let (mut stream, log) = match self.open(client, place).await? {
-            Opened::Streaming(stream, log) => (stream, log),
-            Opened::Ended(end) => return Ok(end),
+            ControlFlow::Continue(opened) => opened,
+            ControlFlow::Break(end) => return Ok(end),
         };
         let outcome = self.pump(&mut stream, &log).await;
         match outcome {
@@ -64,7 +65,10 @@ impl Capture {
                 let (client, next) = stream.finish().await?;
                 let next = next.ok_or(ReplicationError::ShuttingDown)?;
                 tracing::info!(timeline = %next.0, switch = %next.1, "the server switched to a new timeline");
-                Ok(StreamEnd::Switched { client, next })
+                Ok(StreamEnd::Switched {
+                    client: Box::new(client),
+                    next,
+                })
             }
             Ok(Step::WriterStopped) => match log.finish().await {
                 Err(error) => Err(error.into()),
@@ -78,7 +82,11 @@ impl Capture {
         }
     }
 
-    async fn open(&self, client: ReplicationClient, place: Place) -> Result<Opened, CaptureError> {
+    async fn open(
+        &self,
+        client: ReplicationClient,
+        place: Place,
+    ) -> Result<ControlFlow<StreamEnd, (WalStream, LogWriter)>, CaptureError> {
         let Place {
             timeline,
             stream: name,
@@ -94,14 +102,14 @@ impl Capture {
                 next,
                 switch,
             }) => {
-                return Ok(Opened::Ended(StreamEnd::Switched {
-                    client,
+                return Ok(ControlFlow::Break(StreamEnd::Switched {
+                    client: Box::new(client),
                     next: (next, switch),
                 }));
             }
             Err(error) if is_gap(&error) => {
                 tracing::error!(%timeline, %from, %error, "the server cannot continue where the archive ends");
-                return Ok(Opened::Ended(StreamEnd::Gap));
+                return Ok(ControlFlow::Break(StreamEnd::Gap));
             }
             Err(error) => return Err(error.into()),
         };
@@ -128,7 +136,7 @@ impl Capture {
             (status.streaming, status.timeline) = (true, Some(timeline));
             (status.received, status.durable) = (durable, durable);
         });
-        Ok(Opened::Streaming(stream, log))
+        Ok(ControlFlow::Continue((stream, log)))
     }
 
     /// Until the timeline ends, the writer stops, or we are asked to stop. Reads only when the writer has room, and tells the
@@ -238,11 +246,6 @@ impl Capture {
         });
         Ok(())
     }
-}
-
-enum Opened {
-    Streaming(WalStream, LogWriter),
-    Ended(StreamEnd),
 }
 
 /// The server cannot give what the archive needs next: the WAL was removed, or the slot was given up.

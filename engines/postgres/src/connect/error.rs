@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use super::verify::explain;
+
 /// An error that a PostgreSQL server reported, with the fields an operator can act on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServerError {
@@ -39,12 +41,6 @@ impl ServerError {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.code.starts_with("57P") || self.code.starts_with("53")
-    }
-
-    /// The server will not let this user in by this way (`pg_hba.conf`, unknown role, wrong password).
-    #[must_use]
-    pub fn is_authorization(&self) -> bool {
-        self.code.starts_with("28")
     }
 }
 
@@ -137,6 +133,27 @@ fn join(errors: &[ConnectError]) -> String {
 }
 
 impl ConnectError {
+    /// The stream to `place` broke. In TLS 1.3 a server says only after the handshake that it does not like our certificate.
+    pub(crate) fn broke(place: &str, error: &io::Error) -> Self {
+        let place = place.to_owned();
+        let tls = error
+            .get_ref()
+            .and_then(|e| e.downcast_ref::<rustls::Error>());
+        match tls {
+            Some(error) => Self::Tls {
+                place,
+                reason: explain(error, "", ""),
+            },
+            None => {
+                let source = match error.raw_os_error() {
+                    Some(code) => io::Error::from_raw_os_error(code),
+                    None => io::Error::new(error.kind(), error.to_string()),
+                };
+                Self::Unreachable { place, source }
+            }
+        }
+    }
+
     /// True when trying again changes nothing until somebody changes a setting, a certificate or a grant.
     #[must_use]
     pub fn is_permanent(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The list of hosts → the first session that fits. The order of attempts is libpq's: hosts, each host's addresses, for each
 //! address with and without TLS as `sslmode` allows.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -80,42 +80,45 @@ where
 {
     let mut last = None;
     for (address, name) in addresses(info, host).await? {
-        let mut encryptions = encryptions(info, host, &address)?.into_iter().peekable();
-        while let Some(encryption) = encryptions.next() {
+        let mut first_way = None;
+        for encryption in encryptions(info, host, &address)? {
             let attempt = async {
                 let transport =
                     Transport::open(&address, &encryption, info.keepalives, &name).await;
-                let place = Place {
-                    info,
-                    host,
-                    name: name.clone(),
-                };
-                login(place, transport?).await
+                let name = name.clone();
+                login(Place { info, host, name }, transport?).await
             };
             match within(info.connect_timeout, &name, attempt).await {
                 Ok(found) if fits(&found, wanted) => return Ok(found.session),
                 Ok(_) => {
+                    let wanted = wanted.word();
                     return Err(ConnectError::WrongKind {
                         place: name,
-                        wanted: wanted.word(),
+                        wanted,
                     });
                 }
-                Err(error) if encryptions.peek().is_some() && other_way_may_help(&error) => {}
-                Err(error) if error.is_permanent() => return Err(error),
+                Err(error) if other_way_may_help(&error) => {
+                    // Refused either way: the first way is the one that was wanted.
+                    first_way.get_or_insert(error);
+                }
                 Err(error) => {
-                    last = Some(error);
+                    first_way = Some(error);
                     break;
                 }
             }
+        }
+        match first_way {
+            Some(error) if error.is_permanent() => return Err(error),
+            other => last = other.or(last),
         }
     }
     Err(last.unwrap_or_else(|| ConnectError::Settings("a host has no address".into())))
 }
 
-/// `pg_hba.conf` may let in with TLS whom it keeps out without, and the other way round.
+/// `pg_hba.conf` may let in with TLS whom it keeps out without, and the other way round. A wrong password stays wrong.
 fn other_way_may_help(error: &ConnectError) -> bool {
     match error {
-        ConnectError::Refused { error, .. } => error.is_authorization(),
+        ConnectError::Refused { error, .. } => error.code == "28000",
         ConnectError::Tls { .. } => true,
         _ => false,
     }
@@ -151,8 +154,10 @@ fn encryptions(
 async fn addresses(info: &ConnInfo, host: &Host) -> Result<Vec<(Address, String)>, ConnectError> {
     let tcp = |address: SocketAddr| {
         let place = match &host.name {
-            Some(name) => format!("{name}:{} ({address})", host.port),
-            None => address.to_string(),
+            Some(name) if name.parse::<IpAddr>().is_err() => {
+                format!("{name}:{} ({address})", host.port)
+            }
+            _ => address.to_string(),
         };
         (Address::Tcp(address), place)
     };

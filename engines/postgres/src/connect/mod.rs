@@ -24,4 +24,4 @@ pub use sql::connect_sql;
 
 pub(crate) use hosts::{LoggedIn, Place, connect_first};
 pub(crate) use sql::no_password;
-pub(crate) use transport::Transport;
+pub(crate) use transport::{Transport, UNBOUND};

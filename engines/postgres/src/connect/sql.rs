@@ -13,7 +13,7 @@ use tokio_postgres::{Client, Config};
 
 use super::conninfo::{ChannelBinding, ConnInfo};
 use super::hosts::{LoggedIn, Place, connect_first};
-use super::transport::Transport;
+use super::transport::{Transport, UNBOUND};
 use super::{ConnectError, ServerError};
 
 /// A session for ordinary SQL with `dbname`, or with the connection string's database. The task that drives the connection
@@ -32,6 +32,13 @@ async fn login(
     dbname: &str,
 ) -> Result<LoggedIn<Client>, ConnectError> {
     let info = place.info;
+    let refused = |reason: &str| ConnectError::Authentication {
+        place: place.name.clone(),
+        reason: reason.into(),
+    };
+    if info.channel_binding == ChannelBinding::Require {
+        transport.can_bind().map_err(refused)?;
+    }
     let mut config = Config::new();
     config.user(&info.user).dbname(dbname);
     // A password file that cannot be used matters only if the server asks for a password.
@@ -95,18 +102,21 @@ fn explain(
             error: Box::new(server_error(error)),
         };
     }
-    let place = place.to_owned();
     let source = std::error::Error::source(error);
     if let Some(source) = source.and_then(|s| s.downcast_ref::<io::Error>()) {
-        let source = io::Error::new(source.kind(), source.to_string());
-        return ConnectError::Unreachable { place, source };
+        return ConnectError::broke(place, source);
     }
+    let place = place.to_owned();
     let reason = source.map_or_else(|| error.to_string(), ToString::to_string);
     match missing {
         Some(missing) if reason.contains("password") => missing,
         _ if error.is_closed() => ConnectError::Unreachable {
             place,
             source: io::ErrorKind::UnexpectedEof.into(),
+        },
+        _ if reason.contains("channel binding") => ConnectError::Authentication {
+            place,
+            reason: UNBOUND.into(),
         },
         _ => ConnectError::Authentication { place, reason },
     }

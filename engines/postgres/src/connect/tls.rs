@@ -68,9 +68,15 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
         let mut config = match identity(info).map_err(settings)? {
-            Some((chain, key, path)) => builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|e| settings(format!("client certificate {}: {e}", path.display())))?,
+            Some((chain, key, path)) => builder.with_client_auth_cert(chain, key).map_err(|e| {
+                settings(match e {
+                    rustls::Error::InconsistentKeys(_) => format!(
+                        "sslkey is not the key of the client certificate {}",
+                        path.display()
+                    ),
+                    e => format!("client certificate {}: {e}", path.display()),
+                })
+            })?,
             None => builder.with_no_client_auth(),
         };
         config.enable_sni = info.sslsni;

@@ -17,6 +17,9 @@ use super::ConnectError;
 use super::conninfo::Keepalives;
 use super::tls::{Tls, end_point};
 
+/// Why `channel_binding=require` refuses a server that could bind and does not.
+pub(crate) const UNBOUND: &str = "channel_binding=require, but the server does not bind the password exchange to TLS; set password_encryption and pg_hba.conf to scram-sha-256 there";
+
 /// Where one attempt goes.
 pub(super) enum Address {
     Tcp(SocketAddr),
@@ -106,6 +109,19 @@ impl Transport {
     /// Whether TLS is in use.
     pub(crate) fn is_encrypted(&self) -> bool {
         matches!(self.stream, Stream::Tls(_))
+    }
+
+    /// Why `channel_binding=require` cannot be had on this stream, if so.
+    pub(crate) fn can_bind(&self) -> Result<(), &'static str> {
+        match (self.is_encrypted(), &self.end_point) {
+            (true, Some(_)) => Ok(()),
+            (true, None) => Err(
+                "channel_binding=require, but the hash of the server's certificate is not defined; use an RSA or ECDSA certificate",
+            ),
+            (false, _) => Err(
+                "channel_binding=require needs TLS; set sslmode to require or stronger (a unix socket has none)",
+            ),
+        }
     }
 
     /// `tls-server-end-point` data, if the channel can be bound to.

@@ -220,7 +220,7 @@ impl Planner<'_> {
     }
 
     async fn begin_of(&self, island: &Island) -> Result<Moment, PlanError> {
-        Ok(windows::consistent_moment(&self.line, island).await?)
+        windows::consistent_moment(&self.line, island).await
     }
 
     fn unreachable(

@@ -8,6 +8,8 @@ mod client;
 mod decode;
 mod error;
 mod grammar;
+#[cfg(test)]
+mod scripted;
 mod startup;
 mod wal_stream;
 mod wire;

@@ -19,7 +19,7 @@ use super::decode::{Authentication, Frame, parse_authentication, parse_error, te
 use super::error::ReplicationError;
 use super::wire::Wire;
 use crate::connect::{
-    ChannelBinding, ConnectError, LoggedIn, Place, Secret, Transport, no_password,
+    ChannelBinding, ConnectError, LoggedIn, Place, Secret, Transport, UNBOUND, no_password,
 };
 
 /// A stranger gets no more memory than this.
@@ -111,9 +111,7 @@ impl Login<'_> {
                 Authentication::Ok | Authentication::Cleartext | Authentication::Md5(_)
             );
             if unbound && required && !self.proven {
-                return Err(self.refuse(
-                    "channel_binding=require, but the server does not ask for SCRAM; set password_encryption and pg_hba.conf to scram-sha-256",
-                ));
+                return Err(self.refuse(UNBOUND));
             }
             match request {
                 Authentication::Ok if self.scram.is_some() && !self.proven => {
@@ -164,11 +162,8 @@ impl Login<'_> {
                 sasl::ChannelBinding::tls_server_end_point(data.to_vec()),
             ),
             _ if setting == ChannelBinding::Require => {
-                return Err(self.refuse(match (encrypted, data) {
-                    (false, _) => "channel_binding=require needs TLS; set sslmode to require or stronger (a unix socket has none)",
-                    (true, None) => "channel_binding=require, but the hash of the server's certificate is not defined; use an RSA or ECDSA certificate",
-                    (true, Some(_)) => "channel_binding=require, but the server does not offer it",
-                }));
+                let obstacle = transport.can_bind().err();
+                return Err(self.refuse(obstacle.unwrap_or(UNBOUND)));
             }
             _ if !offers(SCRAM_SHA_256) => {
                 return Err(self.refuse("the server offers no SASL mechanism that is spoken here; use scram-sha-256 in pg_hba.conf"));
@@ -273,7 +268,7 @@ impl Login<'_> {
     fn failed(&self, error: ReplicationError) -> ConnectError {
         let place = self.place.name.clone();
         match error {
-            ReplicationError::Lost(source) => ConnectError::Unreachable { place, source },
+            ReplicationError::Lost(error) => ConnectError::broke(&place, &error),
             ReplicationError::TimedOut { after, .. } => ConnectError::TimedOut { place, after },
             ReplicationError::Unsupported(text) => ConnectError::Settings(text),
             other => ConnectError::Protocol {

@@ -155,7 +155,8 @@ impl WalStream {
     /// with the next call of either.
     ///
     /// # Errors
-    /// The connection is lost, or the server took no bytes for half a minute.
+    /// The server took no bytes for half a minute. A lost connection is left for [`Self::next`] to report, which may find the
+    /// server's reason for it.
     pub async fn send_status(&mut self, status: Status) -> Result<(), ReplicationError> {
         debug_assert!(status.applied <= status.flushed && status.flushed <= status.written);
         self.client.wire.queue(|out| {
@@ -195,6 +196,13 @@ impl WalStream {
     #[must_use]
     pub fn backend_pid(&self) -> Option<u32> {
         self.client.backend_pid()
+    }
+}
+
+#[cfg(test)]
+impl WalStream {
+    pub(super) fn wire(&mut self) -> &mut super::wire::Wire {
+        &mut self.client.wire
     }
 }
 

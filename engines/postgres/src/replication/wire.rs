@@ -34,6 +34,8 @@ pub(super) struct Wire {
     unsent: BytesMut,
     /// Bytes were handed to the transport and may still lie in its TLS session.
     unflushed: bool,
+    /// Writing failed; only reading makes sense.
+    deaf: bool,
     frame_bytes_max: usize,
 }
 
@@ -46,6 +48,7 @@ impl Wire {
             spare: Vec::new(),
             unsent: BytesMut::new(),
             unflushed: false,
+            deaf: false,
             frame_bytes_max,
         }
     }
@@ -107,9 +110,7 @@ impl Wire {
                 return Poll::Ready(Ok(frame));
             }
             // An answer that is stuck in our buffer must not wait for the server to speak first.
-            if let Poll::Ready(Err(error)) = self.poll_send(cx) {
-                return Poll::Ready(Err(ReplicationError::Lost(error)));
-            }
+            let _ = self.poll_send(cx);
             self.make_room()?;
             match ready!(self.poll_fill(cx)) {
                 Ok(0) => {
@@ -160,6 +161,9 @@ impl Wire {
         &mut self,
         write: impl FnOnce(&mut BytesMut) -> io::Result<()>,
     ) -> Result<(), ReplicationError> {
+        if self.deaf {
+            return Ok(());
+        }
         if self.unsent.len() > UNSENT_BYTES_MAX {
             let error = io::Error::new(
                 io::ErrorKind::WouldBlock,
@@ -175,10 +179,10 @@ impl Wire {
         })
     }
 
-    /// Sends what is queued. Cancel safe: what is not sent stays queued.
+    /// Sends what is queued. Cancel safe: what is not sent stays queued. A lost connection shows only when it is read.
     pub(super) async fn send(&mut self, within: Duration) -> Result<(), ReplicationError> {
         match tokio::time::timeout(within, poll_fn(|cx| self.poll_send(cx))).await {
-            Ok(sent) => sent.map_err(ReplicationError::Lost),
+            Ok(()) => Ok(()),
             Err(_) => Err(ReplicationError::TimedOut {
                 what: "take our message",
                 after: within,
@@ -186,7 +190,19 @@ impl Wire {
         }
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// A server that hangs up has often said why, and that still lies unread: what cannot be written is dropped, and reading
+    /// goes on until it finds the reason or the end.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let sent = ready!(self.poll_write(cx));
+        if let Err(error) = sent {
+            tracing::debug!(%error, "the server takes nothing more");
+            self.unsent.clear();
+            self.deaf = true;
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut transport = Pin::new(&mut self.transport);
         while !self.unsent.is_empty() {
             let sent = ready!(transport.as_mut().poll_write(cx, &self.unsent))?;
@@ -196,7 +212,7 @@ impl Wire {
             self.unsent.advance(sent);
             self.unflushed = true;
         }
-        if self.unflushed {
+        if self.unflushed && !self.deaf {
             ready!(transport.poll_flush(cx))?;
             self.unflushed = false;
         }

@@ -176,8 +176,97 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wal::{DamageReason, TransactionEnd};
+
+    fn ended(xid: u32, time: i64, committed: bool) -> WalEvent {
+        let end = TransactionEnd {
+            at: Lsn(8),
+            end: Lsn(16),
+            xid,
+            time,
+            dropped: Vec::new(),
+        };
+        match committed {
+            true => WalEvent::Commit(end),
+            false => WalEvent::Abort(end),
+        }
+    }
+
+    fn point(name: &str) -> WalEvent {
+        WalEvent::RestorePoint {
+            at: Lsn(24),
+            end: Lsn(32),
+            name: name.into(),
+            time: 0,
+        }
+    }
+
+    /// The bytes are spelled out by hand, so that a summary sealed today is read by every later release.
+    #[test]
+    fn the_layout_stays_as_it_is() {
+        let mut summary = WalSummary::default();
+        for event in [ended(0x2BD, 5, true), ended(0x2BE, -2, false), point("é")] {
+            summary.observe(&event);
+        }
+        summary.observe(&WalEvent::Damage {
+            at: Lsn(0x102),
+            reason: DamageReason::Checksum,
+        });
+        #[rustfmt::skip]
+        let expected = [
+            1, 1, 0, 0, 0, 1, 0, 0, 2, 0xBD, 0, 0, 2, 0xBE,
+            255, 255, 255, 255, 255, 255, 255, 254, 0, 0, 0, 0, 0, 0, 0, 5,
+            0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 24, 2, 0xC3, 0xA9,
+            0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 2,
+        ];
+        assert_eq!(summary.encode(), expected);
+        for cut in 0..expected.len() {
+            assert_eq!(WalSummary::decode(&expected[..cut]), Err(SummaryError));
+        }
+        let longer = [&expected[..], &[0]].concat();
+        assert_eq!(WalSummary::decode(&longer), Err(SummaryError));
+        assert_eq!(WalSummary::decode(&[2; 60]), Err(SummaryError));
+    }
+
+    #[test]
+    fn too_many_restore_points_leave_every_name_possible() {
+        let mut summary = WalSummary::default();
+        summary.observe(&point("one"));
+        assert!(summary.may_hold_name("one") && !summary.may_hold_name("two"));
+        for _ in 0..LIST_MAX {
+            summary.observe(&point("more"));
+        }
+        assert_eq!(summary.restore_points.len(), LIST_MAX);
+        let summary = WalSummary::decode(&summary.encode()).unwrap();
+        assert!(summary.may_hold_name("two"));
+        let mut summary = WalSummary::default();
+        summary.observe(&point(&"n".repeat(256)));
+        assert!(summary.may_hold_name("two") && summary.restore_points.is_empty());
+    }
 
     proptest! {
+        #[test]
+        fn nothing_that_was_seen_is_ever_denied(
+            ends in proptest::collection::vec((any::<u32>(), any::<i64>(), any::<bool>()), 0..20),
+            names in proptest::collection::vec("[a-zé]{0,63}", 0..5),
+        ) {
+            let mut summary = WalSummary::default();
+            for &(xid, time, committed) in &ends {
+                summary.observe(&ended(xid, time, committed));
+            }
+            for name in &names {
+                summary.observe(&point(name));
+            }
+            let summary = WalSummary::decode(&summary.encode()).unwrap();
+            let committed = ends.iter().filter(|end| end.2).count();
+            prop_assert_eq!(summary.commits as usize, committed);
+            prop_assert!(ends.iter().all(|end| summary.may_hold_xid(end.0)));
+            prop_assert!(names.iter().all(|name| summary.may_hold_name(name)));
+            let first = ends.iter().map(|end| end.1).min();
+            let last = ends.iter().map(|end| end.1).max();
+            prop_assert_eq!(summary.times, first.zip(last));
+        }
+
         #[test]
         fn a_summary_survives_the_way_there_and_back(
             commits in any::<u32>(),

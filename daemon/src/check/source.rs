@@ -1,0 +1,394 @@
+//! The server's side of the check: can we stream from it, will it keep what we need, and who waits for us.
+
+use std::collections::BTreeMap;
+
+use pitr_archive::Archive;
+use pitr_postgres::Source;
+use pitr_postgres::connect::ConnInfo;
+use pitr_postgres::replication::{
+    Mode, ReplicationClient, ReplicationError, ResultSet, quote_literal,
+};
+
+use super::Finding;
+use super::slot::{self, Slot};
+use crate::config::{PostgresSource, show_bytes};
+use crate::exit::chain;
+use crate::open;
+
+/// The database whose sessions answer questions about the whole server; every cluster has it.
+const DATABASE: &str = "postgres";
+/// Walsenders that the stream and a base backup with its own WAL stream need.
+const SENDERS: u64 = 3;
+
+const SETTINGS: &str = "select name, case name when 'idle_replication_slot_timeout' then setting || coalesce(unit, '') \
+    else setting end from pg_settings where name in ('data_checksums', \
+    'fsync', 'full_page_writes', 'idle_replication_slot_timeout', 'max_replication_slots', 'max_slot_wal_keep_size', \
+    'max_wal_senders', 'synchronous_standby_names', 'wal_level')";
+const COUNTS: &str = "select (select count(*) from pg_stat_replication), (select count(*) from pg_replication_slots)";
+
+/// Looks at the server that the configuration names; compares it with `archive`, if there is one.
+pub(super) async fn source(config: &PostgresSource, archive: Option<&Archive>) -> Vec<Finding> {
+    let info = match open::connection(config) {
+        Ok(info) => info,
+        Err(error) => {
+            return vec![super::failed(
+                "connection",
+                &error,
+                "change connection in [source.postgres]",
+            )];
+        }
+    };
+    let mut findings = Vec::new();
+    match ReplicationClient::connect(&info, Mode::Physical).await {
+        Err(error) => {
+            let hint =
+                "docs/operations.md lists the role and the pg_hba.conf lines that are needed";
+            findings.push(super::failed("connection", &error.into(), hint));
+            return findings;
+        }
+        Ok(mut client) => {
+            let encrypted = if client.is_encrypted() {
+                "encrypted by TLS"
+            } else {
+                "not encrypted"
+            };
+            findings.push(Finding::ok(
+                "connection",
+                format!("{} may replicate, {encrypted}", info.user),
+            ));
+            findings.push(version(&client));
+            findings.push(standby(config, client.in_recovery()));
+            findings.push(identity(&mut client, archive).await);
+            client.close().await;
+        }
+    }
+    match Server::ask(&info, &config.slot).await {
+        Ok(server) => findings.extend(server.findings(config, info.application_name.as_deref())),
+        Err(error) => findings.push(Finding::warn(
+            "settings",
+            format!("slot and settings were not looked at: {}", chain(&error)),
+            format!(
+                "let {} connect to database {DATABASE} in pg_hba.conf",
+                info.user
+            ),
+        )),
+    }
+    findings
+}
+
+fn version(client: &ReplicationClient) -> Finding {
+    let name = client
+        .parameter("server_version")
+        .unwrap_or("of an unknown version");
+    match client.server_major() {
+        Ok(15..=18) => Finding::ok("server", format!("PostgreSQL {name}")),
+        _ => Finding::fail(
+            "server",
+            format!("PostgreSQL {name}"),
+            "this version archives 15 to 18",
+        ),
+    }
+}
+
+fn standby(config: &PostgresSource, in_recovery: bool) -> Finding {
+    match (in_recovery, config.allow_standby) {
+        (false, _) => Finding::ok("role of the server", "primary"),
+        (true, true) => Finding::ok("role of the server", "standby, as allow_standby permits"),
+        (true, false) => Finding::fail(
+            "role of the server",
+            "standby",
+            "point connection at the primary, or set allow_standby = true",
+        ),
+    }
+}
+
+async fn identity(client: &mut ReplicationClient, archive: Option<&Archive>) -> Finding {
+    const SUBJECT: &str = "system identifier";
+    let found = match client.identify_system().await {
+        Ok(found) => found,
+        Err(error) => return super::failed(SUBJECT, &error.into(), "look at the server's log"),
+    };
+    let (system, timeline, end) = (found.system_id, found.timeline, found.flush_lsn);
+    let checked =
+        archive.map(|archive| Source::of(archive).and_then(|source| source.check(&found)));
+    match checked {
+        None => Finding::ok(
+            SUBJECT,
+            format!("{system}, timeline {timeline}, WAL up to {end}"),
+        ),
+        Some(Ok(())) => Finding::ok(
+            SUBJECT,
+            format!("{system}, as the archive's; timeline {timeline}, WAL up to {end}"),
+        ),
+        Some(Err(error)) => Finding::fail(
+            SUBJECT,
+            error.to_string(),
+            "give this server an archive of its own",
+        ),
+    }
+}
+
+/// What the server says about itself on an ordinary session.
+#[derive(Debug)]
+struct Server {
+    settings: BTreeMap<String, String>,
+    senders: u64,
+    slots: u64,
+    slot: Option<Slot>,
+}
+
+impl Server {
+    async fn ask(info: &ConnInfo, slot: &str) -> anyhow::Result<Self> {
+        let mut client = ReplicationClient::connect(info, Mode::Database(DATABASE.into())).await?;
+        let settings = ask(&mut client, SETTINGS).await?.rows;
+        let settings = settings.iter().map(|row| (text(row, 0), text(row, 1)));
+        let settings: BTreeMap<_, _> = settings.collect();
+        let counts = ask(&mut client, COUNTS).await?.rows;
+        let count = |column| {
+            let row = counts.first();
+            row.and_then(|row| text(row, column).parse().ok())
+                .unwrap_or(0)
+        };
+        let (senders, slots) = (count(0), count(1));
+        let about_slot = format!("{} where slot_name = {}", slot::QUERY, quote_literal(slot));
+        let found = ask(&mut client, &about_slot).await?.rows;
+        client.close().await;
+        let slot = found
+            .first()
+            .map(|row| Slot::read(|column| text(row, column)));
+        Ok(Self {
+            settings,
+            senders,
+            slots,
+            slot,
+        })
+    }
+
+    fn setting(&self, name: &str) -> &str {
+        self.settings.get(name).map_or("", String::as_str)
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.setting(name).parse().ok()
+    }
+
+    fn findings(&self, config: &PostgresSource, name: Option<&str>) -> Vec<Finding> {
+        let mut findings = vec![self.wal_level(), self.senders()];
+        let room = self
+            .number("max_replication_slots")
+            .unwrap_or(0)
+            .saturating_sub(self.slots);
+        findings.push(slot::state(config, self.slot.as_ref(), room));
+        findings.push(self.keep_size());
+        findings.extend(self.idle_timeout());
+        findings.push(synchronous(
+            self.setting("synchronous_standby_names"),
+            name.unwrap_or_default(),
+        ));
+        findings.extend(self.durability());
+        findings
+    }
+
+    fn wal_level(&self) -> Finding {
+        match self.setting("wal_level") {
+            "minimal" => {
+                let hint = "alter system set wal_level = replica, then restart the server";
+                Finding::fail("wal_level", "minimal: nothing can be replicated", hint)
+            }
+            level => Finding::ok("wal_level", level),
+        }
+    }
+
+    fn senders(&self) -> Finding {
+        let max = self.number("max_wal_senders").unwrap_or(0);
+        let free = max.saturating_sub(self.senders);
+        let detail = format!("{free} of {max} walsenders are free");
+        if free == 0 {
+            Finding::fail(
+                "max_wal_senders",
+                detail,
+                "raise max_wal_senders and restart the server",
+            )
+        } else if free < SENDERS {
+            Finding::warn(
+                "max_wal_senders",
+                detail,
+                "a stream and a base backup together need three",
+            )
+        } else {
+            Finding::ok("max_wal_senders", detail)
+        }
+    }
+
+    fn keep_size(&self) -> Finding {
+        const SUBJECT: &str = "max_slot_wal_keep_size";
+        match self.number(SUBJECT) {
+            None => Finding::ok(
+                SUBJECT,
+                "-1: WAL is kept until it is archived, however long that takes",
+            ),
+            Some(mebibytes) => {
+                let size = show_bytes(mebibytes << 20);
+                Finding::ok(
+                    SUBJECT,
+                    format!("{size}: an outage that writes more WAL leaves a gap"),
+                )
+            }
+        }
+    }
+
+    fn idle_timeout(&self) -> Option<Finding> {
+        const SUBJECT: &str = "idle_replication_slot_timeout";
+        let limit = Some(self.setting(SUBJECT))
+            .filter(|limit| !limit.is_empty() && !limit.starts_with('0'))?;
+        let hint = "set it to 0, or above your longest outage";
+        Some(Finding::warn(
+            SUBJECT,
+            format!("{limit}: an outage that is longer leaves a gap"),
+            hint,
+        ))
+    }
+
+    fn durability(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for (setting, hint) in [
+            (
+                "fsync",
+                "a crash of the server's host can destroy the cluster; turn it on",
+            ),
+            (
+                "full_page_writes",
+                "a crash of the server's host can tear pages; turn it on",
+            ),
+            (
+                "data_checksums",
+                "damage on the server's disk would be archived unnoticed; pg_checksums --enable adds them",
+            ),
+        ] {
+            findings.push(match self.setting(setting) {
+                "on" => Finding::ok(setting, "on"),
+                other => Finding::warn(setting, other, hint),
+            });
+        }
+        findings
+    }
+}
+
+/// Who waits for `name` at COMMIT.
+fn synchronous(standbys: &str, name: &str) -> Finding {
+    const SUBJECT: &str = "synchronous_standby_names";
+    let separators = [',', '(', ')', ' ', '\t', '\n'];
+    let words: Vec<&str> = standbys
+        .split(separators)
+        .map(|word| word.trim_matches('"'))
+        .filter(|word| !word.is_empty())
+        .collect();
+    let named = words
+        .iter()
+        .any(|word| *word == "*" || word.eq_ignore_ascii_case(name));
+    if !named {
+        return Finding::ok(
+            SUBJECT,
+            format!("does not name {name:?}: COMMIT does not wait for the archive"),
+        );
+    }
+    let quorum = words
+        .first()
+        .is_some_and(|word| word.eq_ignore_ascii_case("any"));
+    let alone = words
+        .iter()
+        .filter(|word| word.parse::<u32>().is_err())
+        .count()
+        <= 1 + usize::from(words.len() > 2);
+    if quorum && !alone {
+        Finding::ok(
+            SUBJECT,
+            format!("{standbys}: COMMIT waits for the archive or another of these"),
+        )
+    } else {
+        let hint = format!(
+            "while the store is away COMMIT may wait; with a standby, ANY 1 ({name}, standby) does not"
+        );
+        Finding::warn(
+            SUBJECT,
+            format!("{standbys}: COMMIT waits for the archive"),
+            hint,
+        )
+    }
+}
+
+async fn ask(client: &mut ReplicationClient, query: &str) -> Result<ResultSet, ReplicationError> {
+    Ok(client
+        .simple_query(query)
+        .await?
+        .into_iter()
+        .next()
+        .unwrap_or_default())
+}
+
+/// A column as text; NULL and what is not there are empty.
+fn text<B: AsRef<[u8]>>(row: &[Option<B>], column: usize) -> String {
+    let value = row.get(column).and_then(Option::as_ref);
+    value
+        .map(|value| String::from_utf8_lossy(value.as_ref()).into_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Level;
+    use super::*;
+
+    #[test]
+    fn being_named_alone_is_a_warning_and_a_quorum_is_not() {
+        let level = |standbys: &str| synchronous(standbys, "pitrd").level;
+        assert_eq!(level(""), Level::Ok);
+        assert_eq!(level("standby1, standby2"), Level::Ok);
+        assert_eq!(level("ANY 1 (pitrd, standby1)"), Level::Ok);
+        assert_eq!(level("any 1 (\"pitrd\", standby1)"), Level::Ok);
+        for waits in [
+            "pitrd",
+            "*",
+            "FIRST 1 (pitrd, standby1)",
+            "ANY 1 (pitrd)",
+            "1 (pitrd)",
+        ] {
+            assert_eq!(level(waits), Level::Warn, "{waits}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_cannot_stream_fails() {
+        let settings = [("wal_level", "minimal"), ("max_wal_senders", "2")];
+        let settings = settings
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        let server = Server {
+            settings,
+            senders: 2,
+            slots: 0,
+            slot: None,
+        };
+        assert_eq!(server.wal_level().level, Level::Fail);
+        assert_eq!(server.senders().level, Level::Fail);
+        let roomy = Server {
+            senders: 0,
+            ..server
+        };
+        assert_eq!(roomy.senders().level, Level::Warn);
+    }
+
+    #[test]
+    fn a_standby_needs_permission() {
+        let config = |allow_standby| PostgresSource {
+            connection: String::new(),
+            slot: "pitrd".into(),
+            password_file: None,
+            allow_standby,
+            create_slot: true,
+        };
+        assert_eq!(standby(&config(false), true).level, Level::Fail);
+        assert_eq!(standby(&config(true), true).level, Level::Ok);
+        assert_eq!(standby(&config(false), false).level, Level::Ok);
+    }
+}

@@ -1,0 +1,172 @@
+//! What a configuration names, opened: the connection with its password, the keys, the archive, its writer. Between
+//! [`crate::config`], which reads text, and whoever does the work; used by the daemon and by `pitr-tool`.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use pitr_archive::Archive;
+use pitr_archive::keys::{KeyFile, Wrapper, WriterKey};
+use pitr_archive::store::{self, SharedStore};
+use pitr_archive::writer::Writer;
+use pitr_postgres::connect::{ConnInfo, Secret};
+
+use crate::config::{ArchiveUrl, Config, Encryption, PostgresSource};
+use crate::exit::{Exit, Refusal};
+
+/// A password longer than this is a wrong file.
+const PASSWORD_BYTES_MAX: usize = 4096;
+
+/// How to connect to the source. The application name, by which `synchronous_standby_names` knows us, is the slot's
+/// unless the connection string gives another.
+pub fn connection(source: &PostgresSource) -> anyhow::Result<ConnInfo> {
+    let mut info =
+        ConnInfo::parse(&source.connection).context("read connection in [source.postgres]")?;
+    info.default_application_name(&source.slot);
+    if let Some(path) = &source.password_file {
+        info.set_password(password(path)?);
+    }
+    Ok(info)
+}
+
+/// Reads a password file: one line, readable by its owner only.
+pub fn password(path: &Path) -> anyhow::Result<Secret> {
+    let name = path.display();
+    let refuse = |message: String| Refusal::new(Exit::Keys, message);
+    let mode = std::fs::metadata(path)
+        .map_err(|error| refuse(format!("password file {name}: {error}")))?
+        .permissions()
+        .mode();
+    if !owner_only(path, mode) {
+        let message = format!(
+            "password file {name} can be read by others (mode {:03o})",
+            mode & 0o777
+        );
+        return Err(refuse(message)
+            .hint(format!("run: chmod 600 {name}"))
+            .into());
+    }
+    let bytes =
+        std::fs::read(path).map_err(|error| refuse(format!("password file {name}: {error}")))?;
+    let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.is_empty()
+        || line.len() > PASSWORD_BYTES_MAX
+        || line.contains(&b'\n')
+        || line.contains(&0)
+    {
+        let hint = "write the password, and nothing else, into it";
+        return Err(refuse(format!(
+            "password file {name} does not hold one line with a password"
+        ))
+        .hint(hint)
+        .into());
+    }
+    Ok(Secret::new(line.to_vec()))
+}
+
+/// Whether only the owner can read a file of this mode. A systemd credential is one too: its group bits are the mask of an
+/// access list that names the service's account.
+fn owner_only(path: &Path, mode: u32) -> bool {
+    let credentials =
+        std::env::var_os("CREDENTIALS_DIRECTORY").filter(|directory| !directory.is_empty());
+    let is_credential = credentials.is_some_and(|directory| path.starts_with(directory));
+    mode & 0o077 == 0 || is_credential && mode & 0o037 == 0
+}
+
+/// What data keys are wrapped with.
+pub fn wrappers(encryption: &Encryption) -> anyhow::Result<Vec<Wrapper>> {
+    match encryption {
+        Encryption::Recipients(recipients) => {
+            Ok(recipients.iter().cloned().map(Wrapper::Recipient).collect())
+        }
+        Encryption::KeyFile(path) => Ok(vec![Wrapper::KeyFile(KeyFile::load(path)?)]),
+    }
+}
+
+/// The store of an archive.
+pub fn archive_store(url: &ArchiveUrl) -> anyhow::Result<SharedStore> {
+    store::open(&url.to_string()).context("open the archive's store")
+}
+
+/// The archive at `url`, which must exist.
+pub async fn archive(url: &ArchiveUrl) -> anyhow::Result<Arc<Archive>> {
+    let archive = Archive::open(archive_store(url)?, &url.to_string()).await;
+    archive.context("open the archive")
+}
+
+/// The writer of the configuration's archive: whoever puts anything into it.
+pub async fn writer(config: &Config) -> anyhow::Result<Arc<Writer>> {
+    let key = WriterKey::load(&config.archive.signing_key_file).context("load the signing key")?;
+    let wrappers = wrappers(&config.encryption)?;
+    let archive = archive(&config.archive.url).await?;
+    Writer::new(archive, key, wrappers).context("open the archive for writing")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str, text: &[u8], mode: u32) -> (std::path::PathBuf, Temporary) {
+        let directory =
+            std::env::temp_dir().join(format!("pitrd-open-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("password");
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        (path, Temporary(directory))
+    }
+
+    struct Temporary(std::path::PathBuf);
+
+    impl Drop for Temporary {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_password_is_the_one_line_of_its_file() {
+        let (path, _kept) = file("line", b"p w\r\n", 0o600);
+        assert_eq!(password(&path).unwrap(), Secret::new(b"p w".to_vec()));
+    }
+
+    #[test]
+    fn a_password_file_that_others_can_read_is_refused() {
+        let (path, _kept) = file("mode", b"p\n", 0o640);
+        let error = password(&path).unwrap_err();
+        let (exit, hint) = crate::exit::classify(&error);
+        assert_eq!(exit, Exit::Keys);
+        assert!(hint.unwrap().starts_with("run: chmod 600 "));
+    }
+
+    #[test]
+    fn a_file_that_is_no_password_is_refused_without_quoting_it() {
+        for (at, text) in [b"".as_slice(), b"\n", b"canary\ntwo", b"canary\0"]
+            .iter()
+            .enumerate()
+        {
+            let (path, _kept) = file(&format!("wrong{at}"), text, 0o600);
+            let error = password(&path).unwrap_err();
+            assert!(!format!("{error:#}").contains("canary"), "{error:#}");
+        }
+    }
+
+    #[test]
+    fn the_application_name_is_the_slot_unless_the_connection_names_one() {
+        let source = |connection: &str| PostgresSource {
+            connection: connection.into(),
+            slot: "orders".into(),
+            password_file: None,
+            allow_standby: false,
+            create_slot: true,
+        };
+        let name = |text: &str| connection(&source(text)).unwrap().application_name;
+        assert_eq!(name("host=/run user=u").as_deref(), Some("orders"));
+        assert_eq!(
+            name("host=/run user=u application_name=a").as_deref(),
+            Some("a")
+        );
+    }
+}

@@ -1,0 +1,270 @@
+#!/usr/bin/env python3
+"""`make bench`: pitrd beside pgBackRest, pg_receivewal and pg_basebackup, in one run on one machine.
+
+Every figure is the median of five; competitors take turns, so that a slow minute hits all of them. Ratios are what
+counts: seconds depend on the machine.
+
+  PITRD_BENCH_RUNS    repetitions (5)
+  PITRD_BENCH_SCALE   pgbench scale; 65 makes a cluster of about 1 GB
+  PITRD_BENCH_WAL_MB  WAL to catch up with (1024)
+  PITRD_BENCH_ONLY    comma-separated parts: catchup, tps, durable, backup (with restore), replay
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import ours
+import peers
+from machine import Scratch, Server, median, run, say
+
+RUNS = int(os.environ.get("PITRD_BENCH_RUNS", "5"))
+SCALE = os.environ.get("PITRD_BENCH_SCALE", "65")
+WAL_MB = int(os.environ.get("PITRD_BENCH_WAL_MB", "1024"))
+PARTS = os.environ.get("PITRD_BENCH_ONLY", "catchup,tps,durable,backup,replay").split(",")
+CODECS = [("zst", 1), ("zst", 3), ("lz4", None)]
+SETTINGS = ["shared_buffers=512MB", "max_wal_size=20GB", "wal_keep_size=20GB", "checkpoint_timeout=1h",
+            "max_wal_senders=10", "max_replication_slots=60", "autovacuum=off"]
+
+table = []
+
+
+def row(what, ours_is, peer, peer_is, ratio, goal, good):
+    table.append((what, ours_is, peer, peer_is, ratio, goal, "yes" if good else "NO"))
+    say("  {:<34} {:>14}  {:<26} {:>14}  {:>7}  {:<12} {}".format(*table[-1]))
+
+
+def collect(competitors):
+    """name → the figures of each run, the competitors taking turns."""
+    figures = {name: [] for name in competitors}
+    for _ in range(RUNS):
+        for name, measure in competitors.items():
+            figures[name].append(measure())
+    return figures
+
+
+class Wal:
+    """A stretch of pgbench WAL on the server, with a slot at its start."""
+
+    def __init__(self, server):
+        self.server = server
+        self.copies = 0
+        server.sql("checkpoint")
+        first = server.sql("select pg_walfile_name(pg_switch_wal())")
+        server.sql("select pg_create_physical_replication_slot('origin', true)")
+        start = server.sql("select pg_current_wal_lsn()")
+        options = ["env", "PGOPTIONS=-c synchronous_commit=off"]
+        while int(server.sql(f"select (pg_current_wal_lsn() - '{start}')::bigint")) < WAL_MB << 20:
+            run(options + server.client("pgbench") + ["-n", "-c", "8", "-j", "2", "-t", "2000", "postgres"])
+        self.end = server.sql("select pg_switch_wal()")
+        server.sql("checkpoint")
+        last = server.sql(f"select pg_walfile_name('{self.end}')")
+        names = sorted(os.listdir(os.path.join(server.data, "pg_wal")))
+        self.segments = [name for name in names if len(name) == 24 and first < name <= last]
+        self.megabytes = int(server.sql(f"select ('{self.end}' - '{start}'::pg_lsn)::bigint")) / 1e6
+
+    def slot(self):
+        self.copies += 1
+        name = f"copy{self.copies}"
+        self.server.sql(f"select pg_copy_physical_replication_slot('origin', '{name}')")
+        return name
+
+    def used(self, slot):
+        self.server.sql(f"select pg_drop_replication_slot('{slot}')")
+
+
+def bench_catch_up(scratch, server, wal):
+    peaks, stored = [], []
+
+    def pitrd():
+        slot = wal.slot()
+        seconds, peak, size = ours.catch_up(scratch, server, slot, wal.end)
+        peaks.append(peak)
+        stored.append(size)
+        wal.used(slot)
+        return seconds
+
+    def receivewal():
+        slot = wal.slot()
+        seconds = peers.receive(scratch, server, slot, wal.end)
+        wal.used(slot)
+        return seconds
+
+    def pgbackrest(codec, level):
+        def measure():
+            peer = peers.PgBackRest(scratch, server, codec, level)
+            seconds = peer.archive(wal.segments)
+            peer.remove()
+            return seconds
+        return measure
+
+    competitors = {"pitrd": pitrd, "pg_receivewal": receivewal}
+    competitors |= {f"pgBackRest {c}:{l or ''}".rstrip(":"): pgbackrest(c, l) for c, l in CODECS}
+    rates = {name: median([wal.megabytes / s for s in f]) for name, f in collect(competitors).items()}
+    own = rates.pop("pitrd")
+    for peer, rate in rates.items():
+        goal = 1.0 if peer == "pg_receivewal" else 2.0
+        row("catch-up of WAL, MB/s", f"{own:.0f}", peer, f"{rate:.0f}", f"{own / rate:.2f}", f">= {goal}",
+            own / rate >= goal)
+    peak = max(peaks) / 1048576
+    row("memory of pitrd during it, MiB", f"{peak:.0f}", "", "", "", "< 96", peak < 96)
+    say(f"  {wal.megabytes:.0f} MB of WAL became {median(stored) / 1e6:.0f} MB in the archive")
+
+
+def bench_throughput(scratch, server):
+    def with_pitrd():
+        pitrd = ours.Pitrd(scratch, server, "load")
+        pitrd.start()
+        tps = ours.throughput(server, 15)
+        pitrd.remove()
+        server.sql("select pg_drop_replication_slot('load')")
+        return tps
+
+    ours.throughput(server, 10)
+    figures = collect({"without": lambda: ours.throughput(server, 15), "with": with_pitrd})
+    own, peer = median(figures["with"]), median(figures["without"])
+    row("pgbench with pitrd, tps", f"{own:.0f}", "without", f"{peer:.0f}", f"{own / peer:.3f}", ">= 0.97",
+        own / peer >= 0.97)
+
+
+def bench_durability(scratch, server):
+    p50, p99, rates = [], [], []
+    for number in range(RUNS):
+        waits, tps = ours.durability(scratch, server, f"durable{number}", 2000, 15)
+        server.sql(f"select pg_drop_replication_slot('durable{number}')")
+        p50.append(waits[len(waits) // 2])
+        p99.append(waits[len(waits) * 99 // 100])
+        rates.append(tps)
+    row("commit to durable p50, ms", f"{median(p50):.0f}", f"at {median(rates):.0f} tps, linger", "200 ms", "", "", True)
+    row("commit to durable p99, ms", f"{median(p99):.0f}", f"at {median(rates):.0f} tps, linger", "200 ms", "", "< 500",
+        median(p99) < 500)
+
+
+def bench_backup_and_restore(scratch, server):
+    pitrd = ours.Pitrd(scratch, server, "backup")
+    pitrd.start()
+    backups, restores = {"pitr-tool": [], "pg_basebackup raw": []}, {"pitr-tool": []}
+    for _ in range(RUNS):
+        backups["pitr-tool"].append(ours.backup(pitrd))
+        restores["pitr-tool"].append(ours.restore(pitrd))
+        backups["pg_basebackup raw"].append(peers.raw_tar(scratch, server))
+        for codec, level in (CODECS[0], CODECS[2]):
+            peer = peers.PgBackRest(scratch, server, codec, level)
+            backups.setdefault(peer.name, []).append(peer.backup())
+            restores.setdefault(peer.name, []).append(peer.restore())
+            peer.remove()
+    size = int(server.sql("select sum(pg_database_size(oid)) from pg_database")) / 1e6
+    say(f"  the cluster has {size:.0f} MB")
+    for what, figures in (("base backup, s", backups), ("restore, s", restores)):
+        own = median(figures.pop("pitr-tool"))
+        for peer, values in figures.items():
+            theirs = median(values)
+            if what.startswith("restore"):
+                ratio, goal, good = theirs / own, ">= 2", theirs / own >= 2
+            elif peer == "pg_basebackup raw":
+                ratio, goal, good = own / theirs, "<= 1.3", own / theirs <= 1.3
+            else:
+                ratio, goal, good = theirs / own, "(about 2)", True
+            row(what, f"{own:.2f}", peer, f"{theirs:.2f}", f"{ratio:.2f}", goal, good)
+    pitrd.remove()
+    server.sql("select pg_drop_replication_slot('backup')")
+
+
+def replayed(scratch, data, name, more):
+    """Seconds of redo, by the server's own log, until recovery ends at its target."""
+    server = Server(scratch, name, data=data, settings=["shared_buffers=512MB", "max_wal_size=20GB"])
+    log = scratch.path(f"{name}.log")
+    if os.path.exists(log):
+        os.remove(log)
+    server.start(wait=False, more=["recovery_target_action=promote", *more])
+    start = time.monotonic()
+    while True:
+        with open(log, encoding="utf-8") as lines:
+            said = lines.read()
+        done = re.search(r"redo done at .*elapsed: ([0-9.]+) s", said)
+        if done:
+            break
+        if not server.process.runs() or time.monotonic() - start > 600:
+            sys.exit(f"bench: replay did not end:\n{said[-3000:]}")
+        time.sleep(0.1)
+    while "ready to accept connections" not in said and server.process.runs():
+        time.sleep(0.1)
+        with open(log, encoding="utf-8") as lines:
+            said = lines.read()
+    server.stop()
+    return float(done.group(1))
+
+
+def bench_replay(scratch, server, keeper, wal):
+    keeper.start()
+    keeper.wait_durable(wal.end)
+    keeper.stop()
+
+    def prepared():
+        shutil.rmtree(scratch.path("replay"), ignore_errors=True)
+        ours.restore(keeper, keep="replay")
+        return scratch.path("replay")
+
+    def through_wal_fetch():
+        return replayed(scratch, prepared(), "fetching", [])
+
+    def all_in_pg_wal():
+        data = prepared()
+        for name in os.listdir(os.path.join(server.data, "pg_wal")):
+            if len(name) == 24:
+                copy = os.path.join(data, "pg_wal", name)
+                shutil.copy(os.path.join(server.data, "pg_wal", name), copy)
+                scratch.own(copy)
+        return replayed(scratch, data, "local", ["restore_command=false"])
+
+    figures = collect({"wal-fetch": through_wal_fetch, "pg_wal": all_in_pg_wal})
+    own, limit = median(figures["wal-fetch"]), median(figures["pg_wal"])
+    row("replay through wal-fetch, s", f"{own:.2f}", "all WAL in pg_wal", f"{limit:.2f}", f"{own / limit:.2f}", "<= 1.10",
+        own / limit <= 1.10)
+
+
+def machine():
+    model = subprocess.run(["sh", "-c", "grep -m1 'model name' /proc/cpuinfo | cut -d: -f2"], capture_output=True,
+                           text=True).stdout.strip()
+    return f"{os.cpu_count()} cores ({model}), load {os.getloadavg()[0]:.1f}, {time.strftime('%Y-%m-%d')}"
+
+
+def main():
+    scratch = Scratch()
+    server = Server(scratch, "primary", settings=SETTINGS)
+    try:
+        say(f"bench: {machine()}; medians of {RUNS}; PostgreSQL 15, fsync on; pgBackRest with 2 processes and AES-256")
+        server.start()
+        say("bench: filling the server")
+        server.pgbench("-i", "-q", "-s", SCALE)
+        keeper = ours.Pitrd(scratch, server, "keeper")
+        keeper.start()
+        if "backup" in PARTS:
+            bench_backup_and_restore(scratch, server)
+        if "replay" in PARTS:
+            ours.backup(keeper)
+        keeper.stop()
+        if "catchup" in PARTS or "replay" in PARTS:
+            say("bench: writing WAL")
+            wal = Wal(server)
+            if "catchup" in PARTS:
+                bench_catch_up(scratch, server, wal)
+            if "replay" in PARTS:
+                bench_replay(scratch, server, keeper, wal)
+        if "tps" in PARTS:
+            bench_throughput(scratch, server)
+        if "durable" in PARTS:
+            bench_durability(scratch, server)
+    finally:
+        server.stop()
+        scratch.remove()
+    say("\n| work | pitrd | against | figure | ratio | goal | met |\n|---|---|---|---|---|---|---|")
+    for cells in table:
+        say("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""pitrd and pitr-tool under the same loads as the peers."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+
+from machine import Process, run, timed
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
+BIN = os.environ.get("PITRD_BIN_DIR", os.path.join(TARGET, "release"))
+
+
+class Pitrd:
+    """One archive in a directory: zstd:1, encrypted for a public key."""
+
+    def __init__(self, scratch, server, name, linger="1s", settings=""):
+        self.scratch, self.server, self.name = scratch, server, name
+        self.home = scratch.fresh(name)
+        for program in ("pitrd", "pitr-tool"):
+            source, copy = os.path.join(BIN, program), scratch.path(program)
+            if not os.path.exists(source):
+                sys.exit(f"bench: {source} is missing: run `make release`")
+            if not os.path.exists(copy):
+                shutil.copy(source, copy)
+                os.chmod(copy, 0o755)
+        scratch.fresh(f"{name}/archive")
+        said = run([scratch.path("pitr-tool"), "keygen", "--out", f"{self.home}/identity"], home=scratch.root)
+        recipient = next(word for word in said.split() if word.startswith("x25519:"))
+        self.config = scratch.write(f"{name}/pitrd.toml", f"""
+[archive]
+url = "file://{self.home}/archive"
+[encryption]
+recipients = ["{recipient}"]
+[source.postgres]
+connection = "{server.connection()} application_name={name}"
+slot = "{name}"
+[segment]
+bytes_max = "16 MiB"
+linger = "{linger}"
+compression = "zstd:1"
+{settings}
+""")
+        self.process = None
+        self.tool("init")
+
+    def command(self, *arguments):
+        return [self.scratch.path("pitr-tool"), "--config", self.config, "--identity", f"{self.home}/identity",
+                *arguments]
+
+    def tool(self, *arguments):
+        return run(self.command(*arguments), home=self.scratch.root)
+
+    def start(self, wait=True):
+        self.process = Process([self.scratch.path("pitrd"), "--config", self.config], f"{self.home}/log",
+                               self.scratch.root)
+        if wait:
+            self.wait(f"select count(*) from pg_replication_slots where slot_name = '{self.name}' and active", "1")
+
+    def wait(self, query, answer, limit=300):
+        start = time.monotonic()
+        while self.server.sql(query) != answer:
+            if not self.process.runs() or time.monotonic() - start > limit:
+                sys.exit(f"bench: pitrd did not get there: {query}\n{open(self.home + '/log').read()[-3000:]}")
+            time.sleep(0.02)
+
+    def wait_durable(self, lsn):
+        self.wait(f"select restart_lsn >= '{lsn}' from pg_replication_slots where slot_name = '{self.name}'", "t")
+
+    def stop(self):
+        if self.process:
+            self.process.stop(signal.SIGTERM)
+            self.process = None
+
+    def stored(self):
+        total = 0
+        for directory, _, names in os.walk(f"{self.home}/archive"):
+            total += sum(os.path.getsize(os.path.join(directory, name)) for name in names)
+        return total
+
+    def remove(self):
+        self.stop()
+        shutil.rmtree(self.home)
+
+
+def catch_up(scratch, server, slot, end):
+    """(seconds from the start of the process to durable, peak resident bytes, bytes stored)."""
+    pitrd = Pitrd(scratch, server, slot)
+    start = time.monotonic()
+    pitrd.start(wait=False)
+    pitrd.wait_durable(end)
+    seconds = time.monotonic() - start
+    peak, stored = pitrd.process.peak_resident(), pitrd.stored()
+    pitrd.remove()
+    return seconds, peak, stored
+
+
+def throughput(server, seconds):
+    """Transactions per second of pgbench, as fast as it can."""
+    said = server.pgbench("-n", "-c", "8", "-j", "2", "-T", str(seconds))
+    line = next(line for line in said.splitlines() if line.startswith("tps"))
+    return float(line.split()[2])
+
+
+SAMPLER = """
+create or replace function sample_durability(slot text, seconds float8)
+returns table (at float8, flushed pg_lsn, durable pg_lsn) language plpgsql as $$
+declare stop timestamptz := clock_timestamp() + seconds * interval '1 second';
+begin
+  while clock_timestamp() < stop loop
+    select extract(epoch from clock_timestamp()), pg_current_wal_flush_lsn(),
+           (select r.flush_lsn from pg_stat_replication r join pg_replication_slots s on s.active_pid = r.pid
+            where s.slot_name = slot) into at, flushed, durable;
+    return next;
+    perform pg_sleep(0.004);
+  end loop;
+end $$"""
+
+
+def lsn(text):
+    high, low = text.split("/")
+    return int(high, 16) << 32 | int(low, 16)
+
+
+def durability(scratch, server, slot, rate, seconds):
+    """Milliseconds from flushed at the server to durable in the archive at a steady load: sorted samples, tps."""
+    pitrd = Pitrd(scratch, server, slot, linger="200ms")
+    pitrd.start()
+    server.sql(SAMPLER)
+    load = Process(server.client("pgbench") + ["-n", "-c", "16", "-j", "1", "-R", str(rate), "-T", str(seconds + 6),
+                                               "postgres"], scratch.path("load.log"), scratch.root)
+    time.sleep(3)
+    rows = server.sql(f"select * from sample_durability('{slot}', {seconds})").splitlines()
+    load.child.wait()
+    with open(scratch.path("load.log"), encoding="utf-8") as log:
+        tps = [float(line.split()[2]) for line in log if line.startswith("tps")][-1]
+    pitrd.remove()
+    samples = [(float(at), lsn(flushed), lsn(durable)) for at, flushed, durable in (row.split("|") for row in rows)]
+    waits, j = [], 0
+    for at, flushed, _ in samples:
+        while j < len(samples) and samples[j][2] < flushed:
+            j += 1
+        if j == len(samples):
+            break
+        waits.append(max(0.0, samples[j][0] - at) * 1000)
+    return sorted(waits), tps
+
+
+def backup(pitrd):
+    return timed(pitrd.command("backup"), home=pitrd.scratch.root)
+
+
+def restore(pitrd, keep=None):
+    """Seconds of a restore to the backup's own end; the directory stays when it has a name."""
+    into = pitrd.scratch.path(keep or "pitr-restored")
+    seconds = timed(pitrd.command("restore", "--to", "immediate" if not keep else "latest", "--into", into),
+                    home=pitrd.scratch.root)
+    if not keep:
+        shutil.rmtree(into)
+    return seconds
+

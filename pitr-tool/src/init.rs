@@ -1,0 +1,95 @@
+//! `pitr-tool init`: creates the archive and its signing key, once; every later call finds them and changes nothing.
+
+use std::path::Path;
+
+use anyhow::Context;
+use pitr_archive::keys::WriterKey;
+use pitr_archive::{Archive, ArchiveError};
+use pitr_postgres::replication::{Mode, ReplicationClient};
+use pitr_postgres::{ENGINE, Source};
+use pitrd::config::Config;
+use pitrd::exit::{Exit, Refusal};
+use pitrd::open;
+
+use crate::output;
+use crate::place::Place;
+
+/// Arguments of `init`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pitr-tool init --config /etc/pitrd/orders.toml
+  pitr-tool init --config orders.toml --identity orders.identity    on a new host: brings the signing key back
+
+The signing key is made beside the configuration (mode 0600) and, sealed for the recipients, put into the archive.")]
+pub struct Args {}
+
+/// Runs it.
+pub async fn run(place: &Place) -> anyhow::Result<Exit> {
+    let config = place.require_config()?;
+    let source = ask_source(&config).await?;
+    let url = config.archive.url.to_string();
+    let key_file = &config.archive.signing_key_file;
+    let wrappers = open::wrappers(&config.encryption)?;
+    let store = open::archive_store(&config.archive.url)?;
+    let existing = match Archive::open(store.clone(), &url).await {
+        Ok(archive) => Some(archive),
+        Err(ArchiveError::Absent { .. }) => None,
+        Err(error) => return Err(error).context("open the archive"),
+    };
+    let key = match (&existing, key_file.exists()) {
+        (_, true) => WriterKey::load(key_file).context("load the signing key")?,
+        (None, false) => save(WriterKey::generate(), key_file)?,
+        (Some(archive), false) => {
+            let Some(opener) = place.opener(Some(&config))? else {
+                return Err(Refusal::new(
+                    Exit::Keys,
+                    format!(
+                        "the archive exists and its signing key is not in {}",
+                        key_file.display()
+                    ),
+                )
+                .hint("give --identity FILE: the key is brought back from the archive")
+                .into());
+            };
+            save(
+                archive
+                    .recover_writer_key(&opener)
+                    .await
+                    .context("bring the signing key back")?,
+                key_file,
+            )?
+        }
+    };
+    let archive = Archive::create(store, &url, ENGINE, source.properties(), &key, &wrappers).await;
+    let archive = archive.context("create the archive")?;
+    let state = if existing.is_some() {
+        "was there already"
+    } else {
+        "created"
+    };
+    output::line(&format!(
+        "archive {} at {url} {state}, for cluster {}",
+        archive.id(),
+        source.system_id
+    ))?;
+    Ok(Exit::Done)
+}
+
+fn save(key: WriterKey, path: &Path) -> anyhow::Result<WriterKey> {
+    key.save(path).context("save the signing key")?;
+    Ok(key)
+}
+
+/// Whose archive it will be.
+async fn ask_source(config: &Config) -> anyhow::Result<Source> {
+    let connection = open::connection(&config.source)?;
+    let mut client = ReplicationClient::connect(&connection, Mode::Physical)
+        .await
+        .context("connect to the server")?;
+    let source = Source::ask(&mut client)
+        .await
+        .context("ask the server who it is")?;
+    client.close().await;
+    Ok(source)
+}
