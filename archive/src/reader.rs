@@ -211,6 +211,17 @@ impl LogReader {
         past: impl Fn(&Header) -> bool,
     ) -> Result<u64, ArchiveError> {
         let (mut low, mut high) = (seqs.start, seqs.end);
+        // What earlier searches have read narrows this one down without a request.
+        for (&seq, preamble) in self.preambles.lock().expect("no holder panics").iter() {
+            if !(low..high).contains(&seq) {
+                continue;
+            }
+            if past(&preamble.header) {
+                high = seq;
+            } else {
+                low = seq + 1;
+            }
+        }
         while low < high {
             let middle = low + (high - low) / 2;
             if past(&self.header_of(middle).await?) {
@@ -227,13 +238,34 @@ impl LogReader {
         if !run.positions.contains(&position) {
             return Ok(None);
         }
-        self.partition(run.seqs.clone(), |header| header.end > position)
-            .await
-            .map(Some)
+        let (mut low, mut high) = (run.seqs.start, run.seqs.end);
+        let (mut low_position, mut high_position) = (run.positions.start, run.positions.end);
+        // Segments of a run are often alike, so a guess by proportion is near; every other step bisects, for when they are not.
+        let mut by_proportion = true;
+        while high - low > 1 {
+            let span = high - low;
+            let share = u128::from(position - low_position) * u128::from(span)
+                / u128::from(high_position - low_position);
+            let offset = if by_proportion {
+                share as u64
+            } else {
+                span / 2
+            };
+            let header = self.header_of(low + offset.min(span - 1)).await?;
+            if header.start > position {
+                (high, high_position) = (header.seq, header.start);
+            } else if header.end <= position {
+                (low, low_position) = (header.seq + 1, header.end);
+            } else {
+                return Ok(Some(header.seq));
+            }
+            by_proportion = !by_proportion;
+        }
+        Ok(Some(low))
     }
 
-    /// The runs of the stream, oldest first, each up to the first of the holes that a crash may have left at its end. Up to
-    /// [`IN_FLIGHT_MAX`] requests for each, besides finding the end.
+    /// The runs of the stream, oldest first, each up to the first of the holes that a crash may have left at its end. A
+    /// listing and a header or two for each, besides finding the end.
     pub async fn runs(&self, end: &End) -> Result<Vec<Run>, ArchiveError> {
         let mut runs = Vec::new();
         let mut last = end.last;
@@ -261,26 +293,32 @@ impl LogReader {
         last: u64,
     ) -> Result<Option<Header>, ArchiveError> {
         let from = (last + 1).saturating_sub(IN_FLIGHT_MAX).max(run_seq);
-        let mut near = try_join_all((from..=last).map(|seq| self.header(seq))).await?;
-        match near.iter().position(Option::is_none) {
-            Some(0) if from == run_seq => Ok(None),
-            Some(0) => self.header_of(from - 1).await.map(Some),
-            Some(hole) => Ok(near.swap_remove(hole - 1)),
-            None => Ok(near.pop().flatten()),
+        let listed = self.list(from..last + 1).await?;
+        let contiguous = (from..)
+            .zip(&listed)
+            .take_while(|(seq, object)| layout::segment_seq(&object.key) == Some(*seq));
+        match contiguous.count() as u64 {
+            0 if from == run_seq => Ok(None),
+            count => self.header_of(from + count - 1).await.map(Some),
         }
     }
 
-    /// Proves by listing that every number of `seqs` is there, and returns them with their lengths.
-    pub async fn prove_present(&self, seqs: Range<u64>) -> Result<Vec<Listed>, ArchiveError> {
+    async fn list(&self, seqs: Range<u64>) -> Result<Vec<Listed>, ArchiveError> {
         let (first, end) = (
             layout::segment(&self.stream, seqs.start),
             layout::segment(&self.stream, seqs.end),
         );
-        let listed = self
+        let prefix = layout::stream(&self.stream);
+        Ok(self
             .archive
             .store()
-            .list(&layout::stream(&self.stream), first.as_str()..end.as_str())
-            .await?;
+            .list(&prefix, first.as_str()..end.as_str())
+            .await?)
+    }
+
+    /// Proves by listing that every number of `seqs` is there, and returns them with their lengths.
+    pub async fn prove_present(&self, seqs: Range<u64>) -> Result<Vec<Listed>, ArchiveError> {
+        let listed = self.list(seqs.clone()).await?;
         let mut wanted = seqs.clone();
         for object in &listed {
             let seq = wanted.next();

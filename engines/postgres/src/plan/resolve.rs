@@ -14,6 +14,9 @@ use crate::{Lsn, Target};
 /// Summaries that are read at once.
 const PARALLEL: u64 = 32;
 
+/// How far behind an LSN the record that starts there, and the next end of a transaction, are looked for.
+const LOOK_AHEAD_BYTES: u64 = 1 << 20;
+
 /// A stop that was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Stop {
@@ -219,11 +222,11 @@ impl Resolver<'_> {
             }
             ControlFlow::Continue(())
         };
-        let around = lsn..Lsn(lsn.0 + self.scan.source.wal_segment_bytes).min(stretch.to);
+        let around = lsn..lsn.advance(LOOK_AHEAD_BYTES).min(stretch.to);
         self.scan
             .wal(share, &stretch.run, around.clone(), &mut sink)
             .await?;
-        // The record at the LSN has to be read whole: a WAL segment more is always enough to say so, and costs little.
+        // The record at the LSN has to be read whole.
         let wal_end = wal_end.max(around.end);
         Ok(Some(Stop {
             lsn,

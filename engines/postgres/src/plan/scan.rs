@@ -10,6 +10,18 @@ use crate::Lsn;
 use crate::source::Source;
 use crate::wal::{TransactionEnd, WalEvent, WalReader};
 
+/// How far before a place reading begins at first: records are seldom longer.
+const LOOK_BACK_BYTES: u64 = 16 << 10;
+/// Of a WAL page; the reader refuses any other.
+const PAGE_BYTES: u64 = 8192;
+
+enum Seen {
+    /// All of it, and the last whole record.
+    Whole(Option<Range<Lsn>>),
+    /// The record that reaches into the range began earlier than reading did; nothing was told.
+    CutRecord,
+}
+
 /// What scanning needs.
 pub(crate) struct Scan<'a> {
     pub(crate) reading: &'a Reading,
@@ -17,8 +29,9 @@ pub(crate) struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// Tells `sink` the events of the WAL in `range` until it breaks off, and returns the last record that was whole. It begins a
-    /// whole WAL segment earlier, so that the record that reaches over the start is seen from its own start.
+    /// Tells `sink` the events of the WAL in `range` until it breaks off, and returns the last record that was whole. It begins
+    /// a little earlier, so that the record that reaches over the start is seen from its own start: further back, if that
+    /// record is a long one.
     pub(crate) async fn wal(
         &self,
         share: &Share,
@@ -26,48 +39,70 @@ impl Scan<'_> {
         range: Range<Lsn>,
         sink: &mut (dyn FnMut(&WalEvent) -> ControlFlow<()> + Send),
     ) -> Result<Option<Range<Lsn>>, ArchiveError> {
-        let segment_bytes = self.source.wal_segment_bytes;
-        let before = range
-            .start
-            .segment_start(segment_bytes)
-            .0
-            .saturating_sub(segment_bytes);
-        let begin = before.max(run.positions.start);
-        let mut wal = WalReader::new(
-            Lsn(begin),
-            share.timeline,
-            Some(self.source.system_id),
-            segment_bytes,
-        )
-        .expect("the source's segment size was checked");
-        let Some(first) = share.reader.seq_at(run, begin).await? else {
-            return Ok(None);
+        let mut back = LOOK_BACK_BYTES;
+        loop {
+            let begin = range.start.0.saturating_sub(back) / PAGE_BYTES * PAGE_BYTES;
+            let begin = Lsn(begin.max(run.positions.start));
+            match self.wal_from(begin, share, run, &range, sink).await? {
+                Seen::Whole(last) => return Ok(last),
+                Seen::CutRecord if begin.0 > run.positions.start => back *= 16,
+                Seen::CutRecord => return Ok(None),
+            }
+        }
+    }
+
+    async fn wal_from(
+        &self,
+        begin: Lsn,
+        share: &Share,
+        run: &Run,
+        range: &Range<Lsn>,
+        sink: &mut (dyn FnMut(&WalEvent) -> ControlFlow<()> + Send),
+    ) -> Result<Seen, ArchiveError> {
+        let Source {
+            system_id,
+            wal_segment_bytes,
+        } = self.source;
+        let mut wal = WalReader::new(begin, share.timeline, Some(system_id), wal_segment_bytes)
+            .expect("the source's segment size was checked");
+        let Some(first) = share.reader.seq_at(run, begin.0).await? else {
+            return Ok(Seen::Whole(None));
         };
+        // The run's own beginning is never looked behind.
+        let mut look_for_cut = begin.0 > run.positions.start;
         for seq in first..run.seqs.end {
             let (start, plaintext) = self.segment(&share.reader, seq).await?;
             if start >= range.end.0 {
                 break;
             }
-            let skip = begin.saturating_sub(start) as usize;
+            let skip = begin.0.saturating_sub(start) as usize;
             let kept = plaintext.len().min((range.end.0 - start) as usize);
-            let mut flow = ControlFlow::Continue(());
+            let (mut flow, mut cut) = (ControlFlow::Continue(()), false);
             wal.feed(
-                Lsn(start.max(begin)),
+                Lsn(start.max(begin.0)),
                 &plaintext[skip..kept],
                 &mut |event| {
-                    if flow.is_continue() {
+                    if let WalEvent::Skipped { end, .. } = event {
+                        cut |= look_for_cut && end > range.start;
+                        look_for_cut = false;
+                    }
+                    if flow.is_continue() && !cut {
                         flow = sink(&event);
                     }
                 },
             );
+            if cut {
+                return Ok(Seen::CutRecord);
+            }
             if flow.is_break() {
                 break;
             }
         }
-        Ok(wal
-            .last_record_start()
-            .zip(wal.last_record_end())
-            .map(|(start, end)| start..end))
+        Ok(Seen::Whole(
+            wal.last_record_start()
+                .zip(wal.last_record_end())
+                .map(|(start, end)| start..end),
+        ))
     }
 
     /// A segment's first position and plaintext.
