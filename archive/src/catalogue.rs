@@ -139,6 +139,25 @@ impl Catalogue {
     }
 }
 
+/// The newest base backup that is whole, found from the newest name downwards.
+pub async fn newest_backup(archive: &Archive) -> Result<Option<Backup>, ArchiveError> {
+    let names = archive.store().children(layout::BASE).await?;
+    let mut ids: Vec<BackupId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    ids.sort_unstable();
+    while let Some(id) = ids.pop() {
+        if let Some(header) = read_backup(archive, id).await? {
+            return Ok(Some(Backup { id, header }));
+        }
+    }
+    Ok(None)
+}
+
+/// The base backup `id`; `None` if it is not whole or not there.
+pub async fn backup(archive: &Archive, id: BackupId) -> Result<Option<Backup>, ArchiveError> {
+    let header = read_backup(archive, id).await?;
+    Ok(header.map(|header| Backup { id, header }))
+}
+
 async fn read_stream(archive: &Arc<Archive>, name: StreamName) -> Result<Stream, ArchiveError> {
     let reader = LogReader::new(Arc::clone(archive), name.clone());
     let end = reader.end().await?;

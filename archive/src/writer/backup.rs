@@ -29,6 +29,15 @@ pub struct BackupSettings {
     pub puts_in_flight: usize,
 }
 
+/// The parts of a base backup, all of them durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parts {
+    /// How many there are.
+    pub count: u64,
+    /// Bytes of their objects.
+    pub stored_bytes: u64,
+}
+
 /// A base backup under way. Dropped before [`Self::finish`], it leaves parts that no restore will use.
 pub struct BackupWriter {
     writer: Arc<Writer>,
@@ -46,6 +55,7 @@ pub struct BackupWriter {
     frames: Vec<PendingFrame>,
     sealing: Option<Sealing>,
     previous: [u8; 32],
+    stored_bytes: u64,
     puts: JoinSet<Result<(), ArchiveError>>,
 }
 
@@ -74,6 +84,7 @@ impl BackupWriter {
             frames: Vec::new(),
             sealing: None,
             previous: [0; 32],
+            stored_bytes: 0,
             puts: JoinSet::new(),
         }
     }
@@ -109,15 +120,8 @@ impl BackupWriter {
         Ok(())
     }
 
-    /// Puts what is left, waits until all parts are durable, then puts the manifest. `start` and `end` are the positions
-    /// between which the backup was taken, `times` (µs since the Unix epoch) when it began and ended by the source's clock.
-    pub async fn finish(
-        mut self,
-        start: u64,
-        end: u64,
-        times: (i64, i64),
-        manifest: &[u8],
-    ) -> Result<Header, ArchiveError> {
+    /// Puts what is left and waits until all parts are durable. Nothing may be appended after it.
+    pub async fn parts_durable(&mut self) -> Result<Parts, ArchiveError> {
         self.compress();
         if !self.frames.is_empty() {
             self.close_part().await?;
@@ -126,6 +130,22 @@ impl BackupWriter {
         while let Some(put) = self.puts.join_next().await {
             put.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
         }
+        Ok(Parts {
+            count: self.next_part,
+            stored_bytes: self.stored_bytes,
+        })
+    }
+
+    /// Waits until all parts are durable, then puts the manifest. `start` and `end` are the positions
+    /// between which the backup was taken, `times` (µs since the Unix epoch) when it began and ended by the source's clock.
+    pub async fn finish(
+        mut self,
+        start: u64,
+        end: u64,
+        times: (i64, i64),
+        manifest: &[u8],
+    ) -> Result<Header, ArchiveError> {
+        self.parts_durable().await?;
         let mut header = self
             .writer
             .header(Kind::Manifest, &self.stream, self.id.set_id(), 0);
@@ -183,6 +203,7 @@ impl BackupWriter {
             .await
             .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
         self.previous = sealed.hash;
+        self.stored_bytes += sealed.bytes.len() as u64;
         while self.puts.len() >= self.settings.puts_in_flight {
             let put = self
                 .puts

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-pub use backup::{BackupSettings, BackupWriter, PART_BYTES};
+pub use backup::{BackupSettings, BackupWriter, PART_BYTES, Parts};
 pub use compressor::Compressor;
 pub use log::{Annotate, Annotation, LogSettings, LogWriter, Progress};
 pub use put::{Trouble, Troubles};
