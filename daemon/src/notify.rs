@@ -2,7 +2,7 @@
 //! does nothing. The beat depends on the work's own: a loop that no longer turns is restarted by systemd.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use systemd::daemon;
@@ -23,8 +23,11 @@ pub fn status(line: &str) {
 }
 
 fn tell(key: &str, value: &str) {
-    if let Err(error) = daemon::notify([(key, value)].iter()) {
-        tracing::warn!(%error, key, "systemd was not notified");
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if let Err(error) = daemon::notify([(key, value)].iter())
+        && !SAID.swap(true, Ordering::Relaxed)
+    {
+        tracing::warn!(%error, key, "systemd was not notified; this is said once");
     }
 }
 

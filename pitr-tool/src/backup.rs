@@ -48,7 +48,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let backup = &self.backup;
         let time = show_duration(Duration::try_from_secs_f64(self.seconds).unwrap_or_default());
-        let (bytes, stored) = (show_bytes(backup.bytes), show_bytes(backup.stored_bytes));
+        let (bytes, stored) = (
+            show_bytes(backup.bytes.unwrap_or_default()),
+            show_bytes(backup.stored_bytes),
+        );
         writeln!(
             f,
             "base backup {} is complete: {bytes}, stored as {stored}, in {time}",

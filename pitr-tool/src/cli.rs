@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use pitrd::exit::Exit;
 
 use crate::place::Place;
-use crate::{init, keygen, manual};
+use crate::{init, keygen, manual, plan, status, verify};
 
 /// Plans and makes recoveries from an archive that pitrd wrote.
 #[derive(Debug, Parser)]
@@ -26,6 +26,12 @@ pub enum Command {
     Keygen(keygen::Args),
     /// Create the archive and its signing key; changes nothing where they exist
     Init(init::Args),
+    /// Say what can be restored, how far the archive is behind, and what is missing
+    Status(status::Args),
+    /// Find out whether a target can be reached, along which way, at what cost
+    Plan(plan::Args),
+    /// Find out whether the archive is whole and genuine
+    Verify(verify::Args),
     /// Print the completion script of a shell
     Completions(manual::CompletionsArgs),
     /// Print the manual page, or write all of them into a directory
@@ -36,6 +42,8 @@ const AFTER_HELP: &str = "\
 Examples:
   pitr-tool keygen --out orders.identity
   pitr-tool init --config /etc/pitrd/orders.toml
+  pitr-tool --config /etc/pitrd/orders.toml status
+  pitr-tool --config orders.toml --identity orders.identity plan --to 2026-11-20T12:03:04+00:00
 
 Exit codes: 0 done; 1 the answer is no; 2 usage or configuration; 3 the target cannot be reached; 4 keys;
 5 fenced, or the archive belongs to another; 6 store or source unavailable; 7 damage in the archive.";
@@ -46,6 +54,9 @@ impl Cli {
         match &self.command {
             Command::Keygen(args) => keygen::run(args),
             Command::Init(_) => run_async(init::run(&self.place)),
+            Command::Status(args) => run_async(status::run(&self.place, args)),
+            Command::Plan(args) => run_async(plan::run(&self.place, args)),
+            Command::Verify(args) => run_async(verify::run(&self.place, args)),
             Command::Completions(args) => manual::completions(args),
             Command::Man(args) => manual::man(args),
         }

@@ -2,10 +2,13 @@
 //! after the subcommand. Every subcommand that touches an archive starts here.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use pitr_archive::keys::{Identity, KeyFile, Opener};
+use pitr_archive::{Archive, Reading};
 use pitrd::config::{ArchiveUrl, Config, Encryption};
 use pitrd::exit::{Exit, Refusal};
+use pitrd::open;
 
 /// The environment variable that names the configuration when nothing on the command line does.
 const CONFIG_VARIABLE: &str = "PITRD_CONFIG";
@@ -86,5 +89,16 @@ impl Place {
             Refusal::new(Exit::Keys, "no key was given").hint(hint)
         };
         Ok(self.opener(config)?.ok_or_else(missing)?)
+    }
+
+    /// The archive; `config` is what [`Self::config`] returned.
+    pub async fn open(&self, config: Option<&Config>) -> anyhow::Result<Arc<Archive>> {
+        open::archive(&self.url(config)?).await
+    }
+
+    /// The archive and what opens it, for a command that reads what is sealed.
+    pub async fn reading(&self, config: Option<&Config>) -> anyhow::Result<Reading> {
+        let opener = self.require_opener(config)?;
+        Ok(Reading::new(self.open(config).await?, opener))
     }
 }

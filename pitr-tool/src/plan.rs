@@ -3,9 +3,15 @@
 
 use std::fmt;
 
+use anyhow::Context;
+use pitr_postgres::TimelineId;
+use pitr_postgres::plan::{self, Plan, PlanError, StopAt, read_manifest};
 use pitrd::config::show_bytes;
+use pitrd::exit::Exit;
 use serde::Serialize;
 
+use crate::output;
+use crate::place::Place;
 use crate::status::Moment;
 use crate::target::TargetArgs;
 
@@ -27,7 +33,7 @@ pub struct Args {
 /// What the plan found. Its JSON is documented in docs/cli.md.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// The target as it was given.
+    /// The target as it was understood.
     pub target: String,
     /// Whether the recovery ends just before the target.
     pub before: bool,
@@ -40,20 +46,46 @@ pub struct Report {
 /// The way to a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Way {
-    /// The last record that is replayed, or the first that is not with `--before`; `null` for `immediate`.
-    pub stop: Option<Moment>,
+    /// The record where replay stops; `null` for `immediate`.
+    pub stop: Option<Stop>,
+    /// Time of the last transaction that will be there, RFC 3339.
+    pub last_commit: Option<String>,
+    /// Time of the first transaction that will not.
+    pub first_left_out: Option<String>,
     /// Base backups, the full one first, then its incrementals.
     pub base_backups: Vec<String>,
-    /// Timelines, oldest first.
-    pub timelines: Vec<u32>,
+    /// The timeline that recovery follows.
+    pub timeline: u32,
+    /// The WAL to replay, in that order.
+    pub path: Vec<Step>,
     /// Segments to fetch.
     pub segments: u64,
     /// WAL to replay.
     pub replay_bytes: u64,
-    /// The cluster's size on disk.
-    pub cluster_bytes: u64,
+    /// Bytes of files to write before that.
+    pub write_bytes: u64,
     /// All that is fetched from the store.
     pub download_bytes: u64,
+}
+
+/// The record where replay stops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stop {
+    /// Its LSN.
+    pub lsn: String,
+    /// Whether it is replayed itself.
+    pub inclusive: bool,
+}
+
+/// WAL of one timeline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// The timeline.
+    pub timeline: u32,
+    /// From here.
+    pub from_lsn: String,
+    /// Up to here, exclusive.
+    pub to_lsn: String,
 }
 
 /// Why a target cannot be reached.
@@ -65,6 +97,93 @@ pub struct Refused {
     pub nearest_before: Option<Moment>,
     /// The nearest moment after it.
     pub nearest_after: Option<Moment>,
+}
+
+/// Plans and prints the plan. A target that cannot be reached is an error; with `--json` it is printed as well.
+pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
+    args.target.check()?;
+    let config = place.config()?;
+    let reading = place.reading(config.as_ref()).await?;
+    let TargetArgs {
+        to,
+        before,
+        timeline,
+    } = &args.target;
+    let report = |way, refused| Report {
+        target: to.to_string(),
+        before: *before,
+        way,
+        refused,
+    };
+    match plan::plan(&reading, to, *before, timeline.map(TimelineId)).await {
+        Ok(plan) => {
+            let mut write_bytes = 0;
+            for &base in &plan.bases {
+                write_bytes += read_manifest(&reading, base).await?.contents_bytes;
+            }
+            output::show(&report(Some(way(&plan, write_bytes)), None), args.json)?;
+            Ok(Exit::Done)
+        }
+        Err(error) => {
+            if let Some(refused) = refused(&error).filter(|_| args.json) {
+                output::show(&report(None, Some(refused)), true)?;
+            }
+            Err(error).context("plan")
+        }
+    }
+}
+
+/// The plan as it is shown.
+#[must_use]
+pub fn way(plan: &Plan, write_bytes: u64) -> Way {
+    let stop = match plan.stop {
+        StopAt::Consistency => None,
+        StopAt::Record { lsn, inclusive } => Some(Stop {
+            lsn: lsn.to_string(),
+            inclusive,
+        }),
+    };
+    let path = plan.path.iter().map(|step| Step {
+        timeline: step.timeline.0,
+        from_lsn: step.from.to_string(),
+        to_lsn: step.to.to_string(),
+    });
+    Way {
+        stop,
+        last_commit: plan.last_commit.map(output::time),
+        first_left_out: plan.first_left_out.map(output::time),
+        base_backups: plan.bases.iter().map(ToString::to_string).collect(),
+        timeline: plan.timeline.0,
+        path: path.collect(),
+        segments: plan.log_segments(),
+        replay_bytes: plan
+            .path
+            .iter()
+            .map(|step| step.to.bytes_since(step.from))
+            .sum(),
+        write_bytes,
+        download_bytes: plan.base_bytes + plan.log_bytes(),
+    }
+}
+
+/// What is said of a target that cannot be reached; `None` if the plan failed for another reason.
+fn refused(error: &PlanError) -> Option<Refused> {
+    let (nearest_before, nearest_after) = match error {
+        PlanError::Unreachable {
+            nearest_before,
+            nearest_after,
+            ..
+        } => (*nearest_before, *nearest_after),
+        PlanError::NoTimeline(_) | PlanError::NoHistory(_) | PlanError::Ambiguous { .. } => {
+            (None, None)
+        }
+        _ => return None,
+    };
+    Some(Refused {
+        reason: error.to_string(),
+        nearest_before: nearest_before.map(Moment::from),
+        nearest_after: nearest_after.map(Moment::from),
+    })
 }
 
 impl fmt::Display for Report {
@@ -84,108 +203,110 @@ impl fmt::Display for Report {
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.stop {
-            Some(stop) => writeln!(f, "stops at   {stop}")?,
-            None => writeln!(
-                f,
-                "stops at   the first consistent moment of the base backup"
-            )?,
+            None => writeln!(f, "stops      as soon as the base backup is consistent")?,
+            Some(Stop {
+                lsn,
+                inclusive: true,
+            }) => writeln!(f, "stops      with the record at {lsn}")?,
+            Some(Stop { lsn, .. }) => writeln!(f, "stops      just before the record at {lsn}")?,
         }
-        let timelines: Vec<_> = self.timelines.iter().map(u32::to_string).collect();
+        if let Some(time) = &self.last_commit {
+            writeln!(f, "last in    the transaction that ended {time}")?;
+        }
+        if let Some(time) = &self.first_left_out {
+            writeln!(f, "first out  the transaction that ended {time}")?;
+        }
         writeln!(f, "base       {}", self.base_backups.join(", then "))?;
-        writeln!(f, "timelines  {}", timelines.join(" → "))?;
-        let (cluster, replay) = (
-            show_bytes(self.cluster_bytes),
-            show_bytes(self.replay_bytes),
-        );
+        for step in &self.path {
+            writeln!(
+                f,
+                "WAL        timeline {}: {} to {}",
+                step.timeline, step.from_lsn, step.to_lsn
+            )?;
+        }
+        let (files, wal) = (show_bytes(self.write_bytes), show_bytes(self.replay_bytes));
+        writeln!(f, "writes     {files} of files, replays {wal} of WAL")?;
+        let (download, segments) = (show_bytes(self.download_bytes), self.segments);
         writeln!(
             f,
-            "writes     {cluster}, then replays {replay} of WAL from {} segments",
-            self.segments
-        )?;
-        writeln!(f, "downloads  {}", show_bytes(self.download_bytes))
-    }
-}
-
-impl Refused {
-    /// What to try instead, for the `hint:` line.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        match (&self.nearest_before, &self.nearest_after) {
-            (None, None) => None,
-            (Some(moment), None) | (None, Some(moment)) => Some(format!(
-                "the nearest moment that can be restored is {moment}"
-            )),
-            (Some(before), Some(after)) => Some(format!(
-                "the nearest moments that can be restored are {before} and {after}"
-            )),
-        }
+            "fetches    {download}, {segments} segments of WAL among it"
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use pitr_postgres::plan::PathStep;
+
     use super::*;
 
-    #[test]
-    fn a_plan_reads_as_the_way_it_describes() {
-        let stop = Moment {
-            lsn: "0/3000028".into(),
-            time: None,
+    fn plan() -> Plan {
+        let step = |timeline, from: &str, to: &str| PathStep {
+            timeline: TimelineId(timeline),
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+            segments: 2,
+            bytes: 1000,
         };
-        let way = Way {
-            stop: Some(stop),
-            base_backups: vec!["20261120T120000Z".into(), "20261120T130000Z".into()],
-            timelines: vec![1, 2],
-            segments: 3,
-            replay_bytes: 48 << 20,
-            cluster_bytes: 1 << 30,
-            download_bytes: 100 << 20,
-        };
-        let report = Report {
-            target: "lsn:0/3000028".into(),
+        Plan {
+            target: "lsn:0/5000028".parse().unwrap(),
             before: true,
-            way: Some(way),
-            refused: None,
-        };
-        let text = report.to_string();
-        assert!(
-            text.starts_with("target     just before lsn:0/3000028\nstops at   0/3000028\n"),
-            "{text}"
-        );
-        assert!(
-            text.contains("20261120T120000Z, then 20261120T130000Z"),
-            "{text}"
-        );
-        assert!(
-            text.contains("1 → 2") && text.contains("48.0 MiB of WAL from 3 segments"),
-            "{text}"
-        );
+            stop: StopAt::Record {
+                lsn: "0/5000028".parse().unwrap(),
+                inclusive: false,
+            },
+            last_commit: Some(1_795_176_184_500_000),
+            first_left_out: None,
+            timeline: TimelineId(2),
+            bases: vec!["20261120T120000Z".parse().unwrap()],
+            base_bytes: 5000,
+            base_objects: 2,
+            path: vec![
+                step(1, "0/2000000", "0/3000000"),
+                step(2, "0/3000000", "0/5000028"),
+            ],
+        }
     }
 
     #[test]
-    fn a_refusal_names_the_nearest_moments() {
-        let moment = |lsn: &str| {
-            Some(Moment {
-                lsn: lsn.into(),
-                time: None,
-            })
+    fn a_plan_reads_as_the_way_it_describes() {
+        let report = Report {
+            target: plan().target.to_string(),
+            before: true,
+            way: Some(way(&plan(), 1 << 30)),
+            refused: None,
         };
-        let refused = Refused {
-            reason: "in a gap".into(),
-            nearest_before: moment("0/1"),
-            nearest_after: moment("0/9"),
+        let text = report.to_string();
+        for line in [
+            "target     just before lsn:0/5000028\n",
+            "stops      just before the record at 0/5000028\n",
+            "last in    the transaction that ended 2026-11-20T12:03:04.5+00:00\n",
+            "base       20261120T120000Z\n",
+            "WAL        timeline 2: 0/3000000 to 0/5000028\n",
+            "writes     1.0 GiB of files, replays 48.0 MiB of WAL\n",
+            "fetches    6.8 KiB, 4 segments of WAL among it\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+    }
+
+    #[test]
+    fn json_has_the_documented_fields() {
+        let json = serde_json::to_value(way(&plan(), 7)).unwrap();
+        assert_eq!(json["stop"]["inclusive"], false);
+        assert_eq!(json["path"][1]["to_lsn"], "0/5000028");
+        assert_eq!(json["download_bytes"], 7000);
+        assert_eq!(json["first_left_out"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn only_a_target_that_cannot_be_reached_is_shown_as_refused() {
+        let no = PlanError::NoTimeline(TimelineId(7));
+        assert!(refused(&no).unwrap().reason.contains("timeline 7"));
+        let damaged = PlanError::Backup {
+            id: "20261120T120000Z".into(),
+            reason: "part 1 is missing".into(),
         };
-        assert_eq!(
-            refused.hint().unwrap(),
-            "the nearest moments that can be restored are 0/1 and 0/9"
-        );
-        let refused = Refused {
-            nearest_after: None,
-            ..refused
-        };
-        assert_eq!(
-            refused.hint().unwrap(),
-            "the nearest moment that can be restored is 0/1"
-        );
+        assert_eq!(refused(&damaged), None);
     }
 }

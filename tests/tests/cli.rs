@@ -224,3 +224,61 @@ fn completions_and_manual_pages_are_made_from_the_command_line_itself() {
     let page = fs::read_to_string(home.path("man/pitr-tool-keygen.1")).unwrap();
     assert!(page.contains("Examples"));
 }
+
+#[test]
+fn a_local_time_is_refused_with_the_offset_it_lacks() {
+    let output = tool(&["plan", "--to", "2026-11-20T12:03:04.5"]);
+    assert_ends(&output, 2);
+    let said = said(&output);
+    assert!(
+        said.contains("no offset") && said.contains("2026-11-20T12:03:04.5+00:00"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_target_that_has_no_before_is_refused() {
+    let home = Home::new();
+    let config = home.configure("");
+    for target in ["latest", "immediate"] {
+        let output = tool(&["--config", &config, "plan", "--to", target, "--before"]);
+        assert_ends(&output, 2);
+        assert!(said(&output).contains("hint: "), "{}", said(&output));
+    }
+}
+
+#[test]
+fn a_command_that_reads_what_is_sealed_asks_for_a_key() {
+    let home = Home::new();
+    let output = tool(&["--config", &home.configure(""), "plan", "--to", "latest"]);
+    assert_ends(&output, 4);
+    assert!(
+        said(&output).contains("--identity FILE"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn an_archive_that_is_not_there_may_be_there_later() {
+    let home = Home::new();
+    let url = format!("file://{}", home.path("archive"));
+    for command in ["status", "verify"] {
+        let output = tool(&["--archive", &url, command]);
+        assert_ends(&output, 6);
+        assert!(
+            said(&output).contains("holds no archive"),
+            "{}",
+            said(&output)
+        );
+    }
+}
+
+#[test]
+fn no_archive_at_all_is_a_usage_error() {
+    assert_ends(&tool(&["status"]), 2);
+    assert_ends(&tool(&["--archive", "/not/a/url", "status"]), 2);
+    assert_ends(&tool(&["--archive", "s3://bucket/prefix", "status"]), 2);
+    let both = ["--archive", "file:///a", "--config", "b", "status"];
+    assert_ends(&tool(&both), 2);
+}

@@ -7,7 +7,10 @@ use pitr_archive::ArchiveError;
 use pitr_archive::keys::KeyError;
 use pitr_archive::object::ObjectError;
 use pitr_archive::store::StoreError;
+use pitr_postgres::SourceError;
+use pitr_postgres::capture::CaptureError;
 use pitr_postgres::connect::ConnectError;
+use pitr_postgres::plan::{Moment, PlanError};
 use pitr_postgres::replication::ReplicationError;
 
 use super::{Exit, Refusal};
@@ -34,6 +37,9 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
         .or_else(|| cause.downcast_ref().map(store))
         .or_else(|| cause.downcast_ref().map(connect))
         .or_else(|| cause.downcast_ref().map(replication))
+        .or_else(|| cause.downcast_ref().map(source))
+        .or_else(|| cause.downcast_ref().map(capture))
+        .or_else(|| cause.downcast_ref().map(plan))
 }
 
 fn hinted(exit: Exit, hint: &str) -> Verdict {
@@ -155,6 +161,61 @@ fn replication(error: &ReplicationError) -> Verdict {
     }
 }
 
+fn source(error: &SourceError) -> Verdict {
+    match error {
+        SourceError::Unreadable(_) => (Exit::Damage, None),
+        SourceError::Engine { .. } | SourceError::OtherCluster { .. } => hinted(
+            Exit::Fenced,
+            "every server has an archive of its own: give this one another url in [archive]",
+        ),
+    }
+}
+
+fn capture(error: &CaptureError) -> Verdict {
+    match error {
+        CaptureError::Archive(error) => archive(error),
+        CaptureError::Connect(error) => connect(error),
+        CaptureError::Replication(error) => replication(error),
+        CaptureError::Source(error) => source(error),
+        CaptureError::Version(_) | CaptureError::Standby => (Exit::Usage, None),
+        CaptureError::OtherBranch { .. } => (Exit::Fenced, None),
+        _ => (Exit::Unavailable, None),
+    }
+}
+
+fn plan(error: &PlanError) -> Verdict {
+    match error {
+        PlanError::Archive(error) => archive(error),
+        PlanError::Source(error) => source(error),
+        PlanError::Unreachable {
+            nearest_before,
+            nearest_after,
+            ..
+        } => (Exit::Target, nearest(*nearest_before, *nearest_after)),
+        PlanError::NoTimeline(_) | PlanError::NoHistory(_) => {
+            hinted(Exit::Target, "pitr-tool status lists what can be restored")
+        }
+        PlanError::Ambiguous { .. } => (Exit::Target, None),
+        PlanError::Manifest { .. } | PlanError::Backup { .. } => hinted(
+            Exit::Damage,
+            "pitr-tool verify lists everything that is damaged",
+        ),
+    }
+}
+
+/// The nearest moments that can be restored, as the hint of a refused target.
+fn nearest(before: Option<Moment>, after: Option<Moment>) -> Option<String> {
+    match (before, after) {
+        (None, None) => None,
+        (Some(moment), None) | (None, Some(moment)) => Some(format!(
+            "the nearest moment that can be restored is {moment}"
+        )),
+        (Some(before), Some(after)) => Some(format!(
+            "the nearest moments that can be restored are {before} and {after}"
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context;
@@ -213,6 +274,34 @@ mod tests {
         assert_eq!(classify(&away.into()).0, Exit::Unavailable);
         let wrong = ConnectError::Settings("unknown keyword".into());
         assert_eq!(classify(&wrong.into()).0, Exit::Usage);
+    }
+
+    #[test]
+    fn a_target_that_cannot_be_reached_names_the_nearest_moments() {
+        let moment = |lsn: &str| {
+            Some(Moment {
+                lsn: lsn.parse().unwrap(),
+                time: None,
+            })
+        };
+        let refused = |nearest_before, nearest_after| PlanError::Unreachable {
+            target: "latest".parse().unwrap(),
+            reason: "it lies in a gap".into(),
+            nearest_before,
+            nearest_after,
+        };
+        let (exit, hint) = classify(&refused(moment("0/1"), moment("0/9")).into());
+        assert_eq!(exit, Exit::Target);
+        assert_eq!(
+            hint.unwrap(),
+            "the nearest moments that can be restored are lsn:0/1 and lsn:0/9"
+        );
+        let (_, hint) = classify(&refused(None, moment("0/9")).into());
+        assert_eq!(
+            hint.unwrap(),
+            "the nearest moment that can be restored is lsn:0/9"
+        );
+        assert_eq!(classify(&refused(None, None).into()).1, None);
     }
 
     #[test]

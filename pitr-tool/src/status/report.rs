@@ -1,25 +1,13 @@
-//! `pitr-tool status`: what can be restored, how far the archive is behind, what is missing. Reads headers and sealed
-//! manifests, changes nothing.
+//! What `status` says, as JSON and as text.
 
 use std::fmt;
 use std::time::Duration;
 
+use pitr_postgres::plan;
 use pitrd::config::{show_bytes, show_duration};
 use serde::Serialize;
 
-use crate::output::Table;
-
-/// Arguments of `status`.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Examples:
-  pitr-tool --config /etc/pitrd/orders.toml --identity orders.identity status
-  pitr-tool --archive file:///var/lib/pitrd/orders --identity orders.identity status --json")]
-pub struct Args {
-    /// Print JSON, as docs/cli.md documents it
-    #[arg(long)]
-    pub json: bool,
-}
+use crate::output::{self, Table};
 
 /// What `status` found. Its JSON is documented in docs/cli.md.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -32,6 +20,8 @@ pub struct Report {
     pub gaps: Vec<Gap>,
     /// Base backups that are complete, oldest first.
     pub base_backups: Vec<BaseBackup>,
+    /// Base backups that are not: under way, or interrupted. No restore uses them.
+    pub incomplete_backups: Vec<String>,
     /// The last byte that is durable; `None` before the first.
     pub end: Option<End>,
     /// How far the archive is behind.
@@ -69,6 +59,8 @@ pub struct Window {
     pub from: Moment,
     /// The latest moment.
     pub to: Moment,
+    /// Up to when it is known that nothing else happened, by the source's clock.
+    pub covered: Option<String>,
     /// The oldest base backup inside.
     pub base_backup: String,
 }
@@ -84,13 +76,15 @@ pub struct Gap {
     pub to_lsn: String,
 }
 
-/// One complete base backup.
+/// One complete base backup. What only its sealed manifest tells is `null` without a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BaseBackup {
     /// Its id, the moment it began: `20261121T031500Z`.
     pub id: String,
     /// Its label; empty without one.
-    pub label: String,
+    pub label: Option<String>,
+    /// Whether it builds on another.
+    pub kind: Option<Kind>,
     /// The backup it builds on, for an incremental one.
     pub parent: Option<String>,
     /// The timeline it was taken on.
@@ -100,11 +94,21 @@ pub struct BaseBackup {
     /// Where it is consistent.
     pub end_lsn: String,
     /// When it was complete, RFC 3339.
-    pub finished: String,
+    pub finished: Option<String>,
     /// Bytes of the cluster's files in it.
-    pub bytes: u64,
+    pub bytes: Option<u64>,
     /// Bytes it takes in the store.
     pub stored_bytes: u64,
+}
+
+/// Whether a base backup builds on another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// It stands alone.
+    Full,
+    /// It holds what changed since its parent.
+    Incremental,
 }
 
 /// The durable end of the newest timeline.
@@ -122,7 +126,8 @@ pub struct End {
 pub struct Lag {
     /// WAL the server has flushed and the archive has not; `null` when the server was not asked or did not answer.
     pub bytes: Option<u64>,
-    /// Time since everything was durable, by the last word of the daemon; `null` when it has not said one.
+    /// Time since everything was durable, by the newest of what is archived and what the daemon said last, which it does
+    /// every minute; `null` before that.
     pub seconds: Option<f64>,
 }
 
@@ -172,25 +177,48 @@ impl Report {
     }
 
     fn write_backups(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.base_backups.is_empty() {
-            return Ok(());
-        }
-        let mut table = Table::new(&["id", "kind", "finished", "size", "stored", "label"]);
-        for backup in &self.base_backups {
-            let kind = backup
-                .parent
-                .as_ref()
-                .map_or("full".into(), |parent| format!("on {parent}"));
-            table.row([
-                backup.id.clone(),
-                kind,
-                backup.finished.clone(),
-                show_bytes(backup.bytes),
-                show_bytes(backup.stored_bytes),
-                backup.label.clone(),
+        if !self.base_backups.is_empty() {
+            let mut table = Table::new(&[
+                "id",
+                "kind",
+                "timeline",
+                "consistent at",
+                "size",
+                "stored",
+                "label",
             ]);
+            for backup in &self.base_backups {
+                let unknown = || "(sealed)".to_owned();
+                let kind = match (backup.kind, &backup.parent) {
+                    (Some(Kind::Full), _) => "full".into(),
+                    (Some(Kind::Incremental), Some(parent)) => format!("on {parent}"),
+                    _ => unknown(),
+                };
+                table.row([
+                    backup.id.clone(),
+                    kind,
+                    backup.timeline.to_string(),
+                    backup.end_lsn.clone(),
+                    backup.bytes.map_or_else(unknown, show_bytes),
+                    show_bytes(backup.stored_bytes),
+                    backup.label.clone().unwrap_or_else(unknown),
+                ]);
+            }
+            write!(f, "\nBase backups:\n{table}")?;
         }
-        write!(f, "\nBase backups:\n{table}")
+        for id in &self.incomplete_backups {
+            writeln!(f, "  {id} is not complete: under way, or interrupted")?;
+        }
+        Ok(())
+    }
+}
+
+impl From<plan::Moment> for Moment {
+    fn from(moment: plan::Moment) -> Self {
+        Self {
+            lsn: moment.lsn.to_string(),
+            time: moment.time.map(output::time),
+        }
     }
 }
 
@@ -228,6 +256,21 @@ impl fmt::Display for Lag {
 mod tests {
     use super::*;
 
+    fn sealed() -> BaseBackup {
+        BaseBackup {
+            id: "20261120T120000Z".into(),
+            label: None,
+            kind: None,
+            parent: None,
+            timeline: 1,
+            start_lsn: "0/2000028".into(),
+            end_lsn: "0/2000120".into(),
+            finished: None,
+            bytes: None,
+            stored_bytes: 1 << 20,
+        }
+    }
+
     fn report() -> Report {
         let moment = |lsn: &str| Moment {
             lsn: lsn.into(),
@@ -244,10 +287,12 @@ mod tests {
                 timeline: 1,
                 from: moment("0/2000120"),
                 to: moment("0/3000028"),
+                covered: None,
                 base_backup: "20261120T120000Z".into(),
             }],
             gaps: vec![],
-            base_backups: vec![],
+            base_backups: vec![sealed()],
+            incomplete_backups: vec![],
             end: Some(End {
                 timeline: 1,
                 moment: moment("0/3000028"),
@@ -286,5 +331,33 @@ mod tests {
         }
         .to_string();
         assert!(empty.contains("Nothing can be restored yet"), "{empty}");
+    }
+
+    #[test]
+    fn what_only_a_key_tells_is_said_to_be_sealed() {
+        let text = report().to_string();
+        assert!(
+            text.contains(
+                "20261120T120000Z  (sealed)  1         0/2000120      (sealed)  1.0 MiB  (sealed)"
+            ),
+            "{text}"
+        );
+        let opened = BaseBackup {
+            label: Some("first".into()),
+            kind: Some(Kind::Full),
+            bytes: Some(5 << 20),
+            ..sealed()
+        };
+        let json = serde_json::to_value(&opened).unwrap();
+        assert_eq!(json["kind"], "full");
+        let text = Report {
+            base_backups: vec![opened],
+            ..report()
+        }
+        .to_string();
+        assert!(
+            text.contains("full  1         0/2000120      5.0 MiB  1.0 MiB  first"),
+            "{text}"
+        );
     }
 }
