@@ -270,8 +270,8 @@ impl<'a> Verifier<'a> {
     }
 }
 
-/// The law of the chain: positions continue or a new run says so; the hash is that of the segment before, which only a
-/// refilled hole may have changed.
+/// The law of the chain: positions continue or a new run says so; the hash is that of the segment before. Another one is allowed
+/// where a hole was refilled, and where two daemons met: a put of the one that was fenced may land behind the other's and fit.
 fn follows(before: &Sound, sound: &Sound) -> Result<(), &'static str> {
     let (old, new) = (&before.header, &sound.header);
     let new_run = new.run_seq == new.seq;
@@ -284,7 +284,7 @@ fn follows(before: &Sound, sound: &Sound) -> Result<(), &'static str> {
     if !new_run && (new.run_seq, new.run_start) != (old.run_seq, old.run_start) {
         return Err("it claims another run than the segment before it");
     }
-    if new.previous != before.hash && !old.refill {
+    if new.previous != before.hash && !old.refill && new.writer_id == old.writer_id {
         return Err(
             "its chain hash is not that of the segment before it: one of the two was replaced",
         );

@@ -153,6 +153,13 @@ async fn near_end(
                 .map_or(0, |header| header.end),
         });
     }
+    for pair in headers.windows(2) {
+        if let [Some(before), Some(header)] = pair
+            && header.start != before.end
+        {
+            return Err(does_not_fit(reader.stream(), header, before.end));
+        }
+    }
     let needed = from
         + hole
             .map_or(headers.len() as u64, |hole| hole as u64)
@@ -170,6 +177,20 @@ async fn near_end(
         near.push((seq, present));
     }
     Ok(near)
+}
+
+/// Two daemons: one was fenced at a number before, while this one of its puts was still under way. It was never durable for
+/// anybody, and what it stands in the way of would be lost if the next segment went behind it.
+fn does_not_fit(stream: &StreamName, header: &Header, end: u64) -> ArchiveError {
+    let reason = format!(
+        "it begins at {:#x} and the segment before it ends at {end:#x}: writer {} put it when another daemon had taken \
+         over. Nobody was told that it is durable; delete it and start again",
+        header.start, header.writer_id
+    );
+    ArchiveError::Unreadable {
+        key: layout::segment(stream, header.seq),
+        reason,
+    }
 }
 
 async fn verify(writer: &Writer, stream: &StreamName, seq: u64) -> Result<[u8; 32], ArchiveError> {
@@ -203,11 +224,7 @@ fn fill_slots(
         let bytes = present.header.start.saturating_sub(from);
         let count = missing.len() as u64;
         if present.header.start < from || bytes < count || (count == 0 && bytes != 0) {
-            return Err(ArchiveError::Hole {
-                stream: stream.to_string(),
-                seq: *seq,
-                start: from,
-            });
+            return Err(does_not_fit(stream, &present.header, from));
         }
         // Several numbers in a row: nobody knows where they were cut, so they share the positions evenly.
         for (index, &seq) in missing.iter().enumerate() {
