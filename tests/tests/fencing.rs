@@ -1,0 +1,101 @@
+//! Two daemons on one archive: one of them is fenced, and what either was told is durable stays so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pitr_archive::ArchiveError;
+use pitr_tests::check::check_whole;
+use pitr_tests::fault_store::{Fault, FaultStore};
+use pitr_tests::known_source::KnownSource;
+use pitr_tests::life::{Pace, Random, archive_all, live, runtime};
+use pitr_tests::memory_store::MemoryStore;
+
+const START: u64 = 0x300_0000;
+const LENGTH: usize = 30_500;
+
+/// A store of which every call takes its time.
+fn slow(medium: &MemoryStore, random: &mut Random) -> FaultStore {
+    let store = FaultStore::new(medium.clone());
+    for number in 0..300 {
+        let delay = Duration::from_millis(random.below(3_000));
+        store.at(number, Fault::Delay(delay));
+    }
+    store
+}
+
+/// Two daemons at once, the second a while after the first. What each was told, and how it ended.
+fn two_daemons(
+    medium: &MemoryStore,
+    random: &mut Random,
+    paces: [Pace; 2],
+) -> Vec<(Arc<KnownSource>, Result<u64, ArchiveError>)> {
+    let stores = [slow(medium, random), slow(medium, random)];
+    let pause = Duration::from_millis(random.below(20_000));
+    runtime().block_on(async {
+        let lives = stores.into_iter().zip(paces).enumerate();
+        let lives = lives.map(|(number, (store, pace))| {
+            // Each has a connection of its own: what one is told does not take bytes from the other.
+            let source = KnownSource::new(START, LENGTH);
+            tokio::spawn(async move {
+                tokio::time::sleep(pause * number as u32).await;
+                let ended = archive_all(Arc::new(store), &source, pace).await;
+                (source, ended)
+            })
+        });
+        let lives: Vec<_> = lives.collect();
+        let ended = futures_util::future::join_all(lives).await;
+        ended.into_iter().map(Result::unwrap).collect()
+    })
+}
+
+#[test]
+fn a_second_daemon_is_fenced_and_nothing_acknowledged_is_lost() {
+    let (mut fenced, mut forks) = (0, 0);
+    for seed in 0..200 {
+        let mut random = Random(seed);
+        let mut pace = || Pace {
+            segment_bytes: 500 + random.below(1500),
+            in_flight: 1 + random.below(16),
+            ..Pace::SMALL
+        };
+        let paces = [pace(), pace()];
+        // Daemons that cut alike leave puts behind that fit.
+        let paces = if seed % 2 == 0 { paces } else { [paces[0]; 2] };
+        let medium = MemoryStore::new();
+        let lives = two_daemons(&medium, &mut random, paces);
+        for (_, ended) in &lives {
+            match ended {
+                Ok(end) => assert_eq!(*end, START + LENGTH as u64, "seed {seed}"),
+                Err(ArchiveError::Fenced { .. }) => fenced += 1,
+                Err(error) => panic!("seed {seed}: {error}"),
+            }
+        }
+        let acknowledged = lives.iter().map(|(source, _)| source.acknowledged()).max();
+        let source = KnownSource::new(START, LENGTH);
+        source.acknowledge(acknowledged.unwrap());
+        let (end, forked) = start_again(&medium, &source, seed);
+        forks += forked;
+        assert_eq!(end, source.end(), "seed {seed}");
+        runtime().block_on(check_whole(Arc::new(medium), &source, end));
+    }
+    assert!(fenced > 100, "only {fenced} daemons were fenced");
+    assert!(forks > 0, "no put of a fenced daemon stood in the way");
+}
+
+/// The next start. Where a put of a fenced daemon landed behind one of the other's it names the object and what to do, which is
+/// done here. The durable end, and how often that was.
+fn start_again(medium: &MemoryStore, source: &Arc<KnownSource>, seed: u64) -> (u64, usize) {
+    for forks in 0..=16 {
+        let store = FaultStore::new(medium.clone());
+        match live(&store, source, Pace::SMALL).unwrap() {
+            Ok(end) => return (end, forks),
+            Err(ArchiveError::Unreadable { key, reason }) => {
+                assert!(reason.contains("delete it and start again"), "{reason}");
+                assert!(store.calls().iter().all(|call| !call.puts_segment()));
+                medium.delete(&key);
+            }
+            Err(error) => panic!("seed {seed}: {error}"),
+        }
+    }
+    panic!("seed {seed}: more objects stand in the way than can be in flight");
+}
