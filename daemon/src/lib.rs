@@ -9,4 +9,5 @@ pub mod log;
 pub mod notify;
 pub mod open;
 pub mod run;
+pub mod schedule;
 pub mod supervise;

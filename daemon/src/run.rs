@@ -2,6 +2,7 @@
 //! receiving to durable.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -10,9 +11,11 @@ use pitr_archive::writer::{LogSettings, Troubles};
 use pitr_postgres::Lsn;
 use pitr_postgres::capture::{self, CaptureSettings, CaptureStatus};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::config::{Compression, Config, show_bytes};
 use crate::exit::{Exit, Refusal};
+use crate::schedule::{self, ScheduleStatus};
 use crate::supervise::Supervision;
 use crate::{notify, open};
 
@@ -36,9 +39,23 @@ pub async fn run(
     let settings = capture_settings(&config, accept_break)?;
     let (status, watch) = watch::channel(CaptureStatus::new());
     let troubles = writer.troubles().clone();
+    let mut beside = JoinSet::new();
+    let (schedule_status, schedule) = watch::channel(ScheduleStatus::default());
+    if let Some(every) = config.backup.every {
+        let (writer, capture) = (Arc::clone(&writer), watch.clone());
+        let stop = supervision.stop();
+        beside.spawn(schedule::run(
+            config,
+            every,
+            writer,
+            capture,
+            schedule_status,
+            stop,
+        ));
+    }
     let capture = capture::run(writer, settings, status, supervision.stop());
     tokio::pin!(capture);
-    let mut observer = Observer::new(watch.clone());
+    let mut observer = Observer::new(watch.clone(), schedule);
     let mut turn = tokio::time::interval(TURN_EVERY);
     let mut stopping: Option<Instant> = None;
     let mut changes = watch;
@@ -96,6 +113,7 @@ pub fn log_settings(config: &Config) -> LogSettings {
 /// Watches the capture's status.
 struct Observer {
     status: watch::Receiver<CaptureStatus>,
+    schedule: watch::Receiver<ScheduleStatus>,
     was_streaming: bool,
     was_ready: bool,
     /// When which position was received, oldest first.
@@ -107,9 +125,13 @@ struct Observer {
 }
 
 impl Observer {
-    fn new(status: watch::Receiver<CaptureStatus>) -> Self {
+    fn new(
+        status: watch::Receiver<CaptureStatus>,
+        schedule: watch::Receiver<ScheduleStatus>,
+    ) -> Self {
         Self {
             status,
+            schedule,
             was_streaming: false,
             was_ready: false,
             received: VecDeque::new(),
@@ -150,7 +172,7 @@ impl Observer {
             self.was_ready = true;
             notify::ready();
         }
-        notify::status(&line(&status, troubles));
+        notify::status(&self.line(&status, troubles));
         if self.reported.elapsed() >= REPORT_EVERY {
             self.report(troubles);
         }
@@ -165,10 +187,19 @@ impl Observer {
         );
         let archived = show_bytes(status.durable.bytes_since(self.reported_durable));
         if self.reported_durable != Lsn(0) {
-            tracing::info!(durable = %status.durable, archived, p50_ms, p99_ms, "{}", line(&status, troubles));
+            tracing::info!(durable = %status.durable, archived, p50_ms, p99_ms, "{}", self.line(&status, troubles));
         }
         self.latency.reset();
         (self.reported, self.reported_durable) = (Instant::now(), status.durable);
+    }
+
+    fn line(&self, status: &CaptureStatus, troubles: &Troubles) -> String {
+        let (line, schedule) = (line(status, troubles), self.schedule.borrow());
+        match (&schedule.failed, schedule.running) {
+            (_, true) => format!("{line}; taking a base backup"),
+            (Some(reason), false) => format!("{line}; the last base backup FAILED: {reason}"),
+            (None, false) => line,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use pitrd::exit::Exit;
 
 use crate::place::Place;
-use crate::{init, keygen, manual, plan, status, verify};
+use crate::{backup, init, keygen, manual, plan, status, verify};
 
 /// Plans and makes recoveries from an archive that pitrd wrote.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ pub enum Command {
     Keygen(keygen::Args),
     /// Create the archive and its signing key; changes nothing where they exist
     Init(init::Args),
+    /// Take a base backup
+    Backup(backup::Args),
     /// Say what can be restored, how far the archive is behind, and what is missing
     Status(status::Args),
     /// Find out whether a target can be reached, along which way, at what cost
@@ -57,6 +59,7 @@ impl Cli {
             Command::Status(args) => run_async(status::run(&self.place, args)),
             Command::Plan(args) => run_async(plan::run(&self.place, args)),
             Command::Verify(args) => run_async(verify::run(&self.place, args)),
+            Command::Backup(args) => run_async(backup::run(&self.place, args)),
             Command::Completions(args) => manual::completions(args),
             Command::Man(args) => manual::man(args),
         }

@@ -8,6 +8,7 @@ use pitr_archive::keys::KeyError;
 use pitr_archive::object::ObjectError;
 use pitr_archive::store::StoreError;
 use pitr_postgres::SourceError;
+use pitr_postgres::backup::BackupError;
 use pitr_postgres::capture::CaptureError;
 use pitr_postgres::connect::ConnectError;
 use pitr_postgres::plan::{Moment, PlanError};
@@ -40,6 +41,7 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
         .or_else(|| cause.downcast_ref().map(source))
         .or_else(|| cause.downcast_ref().map(capture))
         .or_else(|| cause.downcast_ref().map(plan))
+        .or_else(|| cause.downcast_ref().map(backup))
 }
 
 fn hinted(exit: Exit, hint: &str) -> Verdict {
@@ -213,6 +215,23 @@ fn nearest(before: Option<Moment>, after: Option<Moment>) -> Option<String> {
         (Some(before), Some(after)) => Some(format!(
             "the nearest moments that can be restored are {before} and {after}"
         )),
+    }
+}
+
+fn backup(error: &BackupError) -> Verdict {
+    match error {
+        BackupError::Archive(error) => archive(error),
+        BackupError::Connect(error) => connect(error),
+        BackupError::Replication(error) => replication(error),
+        BackupError::Source(error) => source(error),
+        BackupError::Manifest(_) => (Exit::Damage, None),
+        BackupError::Version(_) | BackupError::Standby => (Exit::Usage, None),
+        BackupError::Incremental(_) => (Exit::No, None),
+        BackupError::Tar { .. }
+        | BackupError::Name(_)
+        | BackupError::Stream(_)
+        | BackupError::Check(_)
+        | BackupError::Cache { .. } => (Exit::Unavailable, None),
     }
 }
 
