@@ -30,26 +30,32 @@ impl Frame {
     #[must_use]
     pub fn compress(plaintext: &[u8], level: i32) -> Self {
         thread_local! {
-            static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
+            // The context, and the room that the longest result takes: made once for each compressing thread.
+            static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>, Vec<u8>)>> =
+                const { RefCell::new(None) };
         }
         assert!(
             plaintext.len() <= FRAME_BYTES_MAX,
             "a frame holds at most {FRAME_BYTES_MAX} bytes"
         );
-        let mut compressed = COMPRESSOR.with_borrow_mut(|slot| {
-            let compressor = match slot {
-                Some((made_for, compressor)) if *made_for == level => compressor,
+        let compressed = COMPRESSOR.with_borrow_mut(|slot| {
+            let (_, compressor, room) = match slot {
+                Some(made) if made.0 == level => made,
                 _ => {
                     let compressor =
                         zstd::bulk::Compressor::new(level).expect("zstd makes a context");
-                    &mut slot.insert((level, compressor)).1
+                    slot.insert((
+                        level,
+                        compressor,
+                        vec![0; zstd::zstd_safe::compress_bound(FRAME_BYTES_MAX)],
+                    ))
                 }
             };
-            compressor
-                .compress(plaintext)
-                .expect("zstd compresses into a buffer of its own bound")
+            let bytes = compressor
+                .compress_to_buffer(plaintext, room)
+                .expect("the room is zstd's own bound");
+            room[..bytes].to_vec()
         });
-        compressed.shrink_to_fit();
         Self {
             plaintext_bytes: plaintext.len() as u32,
             compressed,

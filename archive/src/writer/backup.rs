@@ -103,7 +103,7 @@ impl BackupWriter {
                     .acquire_many_owned((FRAME_BYTES_MAX / KIB) as u32)
                     .await;
                 self.permit = Some(memory.expect("the semaphore is never closed"));
-                self.buffer.reserve_exact(FRAME_BYTES_MAX);
+                self.buffer = self.compressor.buffer();
             }
             let (taken, rest) =
                 bytes.split_at(bytes.len().min(FRAME_BYTES_MAX - self.buffer.len()));

@@ -4,7 +4,10 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use tokio::sync::oneshot;
 
-use crate::object::Frame;
+use crate::object::{FRAME_BYTES_MAX, Frame};
+
+/// Free buffers that are kept.
+const BUFFERS_KEPT: usize = 6;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -12,6 +15,8 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Clone, Debug)]
 pub struct Compressor {
     jobs: mpsc::Sender<Job>,
+    /// Frames' plaintext buffers that are free: a megabyte from the system costs more than reading it.
+    buffers: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Compressor {
@@ -43,21 +48,37 @@ impl Compressor {
                 .spawn(run)
                 .expect("a thread can be started");
         }
-        Self { jobs }
+        Self {
+            jobs,
+            buffers: Arc::default(),
+        }
+    }
+
+    /// An empty buffer with room for a frame.
+    #[must_use]
+    pub fn buffer(&self) -> Vec<u8> {
+        let used = self.buffers.lock().expect("no holder panics").pop();
+        used.unwrap_or_else(|| Vec::with_capacity(FRAME_BYTES_MAX))
     }
 
     /// Compresses a frame; the permit says how much memory the job stands for and is handed back with the result.
     #[must_use]
     pub fn compress<P: Send + 'static>(
         &self,
-        plaintext: Vec<u8>,
+        mut plaintext: Vec<u8>,
         level: i32,
         permit: P,
     ) -> oneshot::Receiver<(Frame, P)> {
         let (done, result) = oneshot::channel();
+        let buffers = Arc::clone(&self.buffers);
         let job = move || {
             let frame = Frame::compress(&plaintext, level);
-            drop(plaintext);
+            plaintext.clear();
+            let mut free = buffers.lock().expect("no holder panics");
+            if free.len() < BUFFERS_KEPT {
+                free.push(plaintext);
+            }
+            drop(free);
             // The receiver is gone when the writer was dropped: nobody waits for the frame.
             let _ = done.send((frame, permit));
         };

@@ -16,7 +16,7 @@ use crate::error::ArchiveError;
 use crate::object::StreamName;
 
 /// Appended pieces that may wait for the segmenter. A piece is at most what a source sends at once (128 KiB).
-const QUEUE_PIECES: usize = 32;
+const QUEUE_PIECES: usize = 16;
 
 /// How a log is cut.
 #[derive(Clone, Debug)]

@@ -18,7 +18,7 @@ use crate::object::{FRAME_BYTES_MAX, Frame};
 const KIB: usize = 1024;
 /// Memory for frames, compressed or not, from the first byte until the put: with the sealing of one segment on top it keeps
 /// the daemon under 96 MiB.
-const MEMORY_KIB: usize = 40 * 1024;
+const MEMORY_KIB: usize = 28 * 1024;
 
 #[derive(Debug)]
 pub(super) enum Command {
@@ -239,8 +239,7 @@ impl Segmenter {
                 .acquire_many_owned((FRAME_BYTES_MAX / KIB) as u32)
                 .await;
             open.permit = Some(memory.expect("the semaphore is never closed"));
-            open.buffer
-                .reserve_exact(FRAME_BYTES_MAX.min((open.limit - self.position) as usize));
+            open.buffer = self.compressor.buffer();
         }
         let room = (FRAME_BYTES_MAX - open.buffer.len()).min((open.limit - self.position) as usize);
         let taken = bytes.len().min(room);
