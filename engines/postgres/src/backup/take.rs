@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use pitr_archive::catalogue::BackupId;
-use pitr_archive::object::StreamName;
+use pitr_archive::object::{StreamName, object_bytes};
 use pitr_archive::store::{Piece, StoreError};
 use pitr_archive::writer::{BackupSettings, BackupWriter, Compressor, Writer};
 use pitr_archive::{Archive, ArchiveError, layout};
@@ -69,7 +69,7 @@ pub struct Taken {
     pub id: BackupId,
     /// Its manifest.
     pub manifest: BackupManifest,
-    /// Bytes of its parts in the store.
+    /// Bytes of its objects in the store.
     pub stored_bytes: u64,
     /// Whether the archive holds the WAL that it needs.
     pub wal: WalCover,
@@ -234,8 +234,9 @@ async fn complete(
     let encoded = manifest.encode();
     // A backup whose manifest restore would refuse must not exist.
     BackupManifest::decode(&encoded)?;
-    writer.finish(start, end, times, &encoded).await?;
-    Ok((manifest, parts.stored_bytes))
+    let header = writer.finish(start, end, times, &encoded).await?;
+    let stored_bytes = parts.stored_bytes + object_bytes(header.payload_bytes);
+    Ok((manifest, stored_bytes))
 }
 
 /// The first id from `moment` on that no other backup uses. Asks for single objects, lists nothing.
