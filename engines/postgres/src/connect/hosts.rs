@@ -89,7 +89,12 @@ where
                 login(Place { info, host, name }, transport?).await
             };
             match within(info.connect_timeout, &name, attempt).await {
-                Ok(found) if fits(&found, wanted) => return Ok(found.session),
+                Ok(found) if fits(&found, wanted) => {
+                    if let Some(error @ ConnectError::Tls { .. }) = first_way {
+                        tracing::warn!(%error, "connected without TLS, as sslmode=prefer allows");
+                    }
+                    return Ok(found.session);
+                }
                 Ok(_) => {
                     let wanted = wanted.word();
                     return Err(ConnectError::WrongKind {

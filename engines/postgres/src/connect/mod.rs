@@ -9,6 +9,7 @@ mod error;
 mod hosts;
 mod keywords;
 mod passfile;
+mod settings;
 mod sql;
 mod syntax;
 mod tls;
