@@ -9,6 +9,7 @@ mod history;
 mod lsn;
 pub mod plan;
 pub mod replication;
+pub mod restore;
 mod source;
 mod tar;
 mod target;

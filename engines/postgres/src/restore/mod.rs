@@ -1,0 +1,259 @@
+//! Restore: a plan becomes a data directory that PostgreSQL starts from. `tree` says where every byte goes, `parts` brings it
+//! there, `mark` remembers how far that is, `verify` holds it against PostgreSQL's manifest, `settings` tells the server where to
+//! stop; then, and not before, `pg_control` gets its name.
+
+mod error;
+mod mark;
+mod parts;
+mod place;
+mod settings;
+mod tree;
+mod verify;
+pub mod wal_fetch;
+
+use std::fs::{self, File};
+use std::num::NonZeroUsize;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use pitr_archive::catalogue::BackupId;
+use pitr_archive::object::Kind;
+use pitr_archive::{ArchiveError, Reading, layout};
+
+pub use error::RestoreError;
+pub use settings::{Action, Commands};
+
+use crate::backup::BackupManifest;
+use crate::plan::Plan;
+use mark::{Job, Mark, sync_directory};
+use parts::Parts;
+use place::Found;
+use tree::{PG_CONTROL, PG_CONTROL_PENDING, Tree};
+
+const JOB_VERSION: u32 = 1;
+/// Files with these permissions are made so at once.
+const FILE_MODE: u32 = 0o600;
+
+/// What happens during a restore, for whoever shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// So many bytes will be written in all.
+    Total(u64),
+    /// So many more are written.
+    Written(u64),
+}
+
+/// Is told what happens, from any thread.
+pub type Watch = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// How a restore is made.
+#[derive(Clone)]
+pub struct RestoreOptions {
+    /// The data directory to be.
+    pub into: PathBuf,
+    /// Tablespaces that go elsewhere: where they were, where they shall be.
+    pub tablespaces: Vec<(PathBuf, PathBuf)>,
+    /// Objects that are fetched at once.
+    pub jobs: NonZeroUsize,
+    /// What the server does at the target.
+    pub action: Action,
+    /// What it runs.
+    pub commands: Commands,
+    /// Directory of PostgreSQL's programs, for incremental backups.
+    pub pg_bin: Option<PathBuf>,
+    /// Is told how far it is.
+    pub watch: Watch,
+}
+
+/// What a restore did.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Restored {
+    /// The data directory, absolute.
+    pub into: PathBuf,
+    /// Bytes of files.
+    pub bytes: u64,
+    /// Files.
+    pub files: u64,
+    /// Bytes fetched from the store; fewer when a restore was resumed.
+    pub fetched_bytes: u64,
+    /// Seconds until every byte was in its file, durable.
+    pub fetch_seconds: f64,
+    /// Seconds from there until the directory was verified, set up and durable.
+    pub finish_seconds: f64,
+    /// The server that the copy is of, as `server_version` said.
+    pub server_version: String,
+    /// Configuration files that are not in the backup, because the source has them outside its data directory.
+    pub missing_configuration: Vec<String>,
+    /// What to know before the server takes writes.
+    pub remarks: Vec<String>,
+}
+
+/// Restores the base of `plan` and sets the server up to recover to its target.
+///
+/// Nothing that is there is overwritten. A restore that was interrupted, by SIGKILL too, is taken up where it was.
+///
+/// # Errors
+/// What is left behind when it fails does not start: `pg_control` gets its name after everything else is verified and durable.
+pub async fn restore(
+    reading: Arc<Reading>,
+    plan: &Plan,
+    options: &RestoreOptions,
+) -> Result<Restored, RestoreError> {
+    let Some((&backup, [])) = plan.bases.split_first() else {
+        return Err(RestoreError::Request("incremental".into()));
+    };
+    let into = absolute(&options.into)?;
+    let laid = lay(&reading, backup, &into, options).await?;
+    laid.finish(plan, options)
+}
+
+/// A data directory whose files are there and verified, `pg_control` under another name.
+struct Laid {
+    tree: Arc<Tree>,
+    mark: Mark,
+    manifest: BackupManifest,
+    fetched_bytes: u64,
+    fetch_seconds: f64,
+    since: Instant,
+}
+
+/// Brings the files of `backup` into `into`.
+async fn lay(
+    reading: &Arc<Reading>,
+    backup: BackupId,
+    into: &Path,
+    options: &RestoreOptions,
+) -> Result<Laid, RestoreError> {
+    let start = Instant::now();
+    let found = place::look(into)?;
+    let manifest = manifest(reading, backup).await?;
+    let outside = place::tablespaces(&manifest.tablespaces, &options.tablespaces)?;
+    if found == Found::Free {
+        place::check_tablespaces(into, &outside)?;
+    }
+    let contradiction = |reason| RestoreError::Contradiction {
+        backup: backup.to_string(),
+        reason,
+    };
+    let tree = Tree::new(&manifest, into, outside.clone()).map_err(contradiction)?;
+    place::make_directory(into, 0o700)?;
+    let job = Job {
+        version: JOB_VERSION,
+        archive: reading.archive().id().to_string(),
+        backup: backup.to_string(),
+        tablespaces: outside,
+    };
+    let (mark, done) = Mark::open(into, &job)?;
+    (options.watch)(Event::Total(manifest.contents_bytes));
+    let before = done.parts.iter().map(|part| part.end - part.start);
+    (options.watch)(Event::Written(before.sum()));
+    if !is_named(&tree) {
+        prepare(&tree)?;
+    }
+    let tree = Arc::new(tree);
+    let parts = Parts {
+        reading: Arc::clone(reading),
+        backup,
+        tree: Arc::clone(&tree),
+        count: manifest.parts,
+        contents_bytes: manifest.contents_bytes,
+        jobs: options.jobs,
+        watch: Arc::clone(&options.watch),
+    };
+    let mut outcome = parts.write(mark, done.parts).await?;
+    let fetch_seconds = start.elapsed().as_secs_f64();
+    let since = Instant::now();
+    if !done.verified {
+        verify::written(&tree, &outcome.parts)?;
+        outcome.mark.verified()?;
+    }
+    Ok(Laid {
+        tree,
+        mark: outcome.mark,
+        manifest,
+        fetched_bytes: outcome.fetched_bytes,
+        fetch_seconds,
+        since,
+    })
+}
+
+/// The manifest of `backup`.
+async fn manifest(reading: &Reading, backup: BackupId) -> Result<BackupManifest, RestoreError> {
+    let key = layout::manifest(&backup.to_string());
+    let expected = reading.archive().expected(Kind::Manifest, None, backup.set_id(), 0);
+    let opened = reading.fetch(&key, &expected).await?;
+    let text = opened.plaintext().map_err(ArchiveError::from)?;
+    Ok(BackupManifest::decode(&text)?)
+}
+
+/// Makes directories, links and the files that have no contents.
+fn prepare(tree: &Tree) -> Result<(), RestoreError> {
+    for place in tree.outside.values() {
+        place::make_directory(place, 0o700)?;
+    }
+    for (path, mode) in &tree.directories {
+        place::make_directory(path, *mode)?;
+    }
+    for (path, to) in &tree.links {
+        let made = symlink(to, path);
+        let same = fs::read_link(path).is_ok_and(|found| found == *to);
+        if !same {
+            made.map_err(RestoreError::file("create link", path))?;
+        }
+    }
+    for file in tree.files.iter().filter(|file| file.contents.bytes == 0) {
+        parts::create(&file.path).map_err(RestoreError::file("create", &file.path))?;
+    }
+    Ok(())
+}
+
+/// Whether `pg_control` has its name: all that was left to do was to take the mark away.
+fn is_named(tree: &Tree) -> bool {
+    tree.root.join(PG_CONTROL).exists()
+}
+
+impl Laid {
+    /// Sets the server up, makes everything durable, and only then makes the directory one that can be started.
+    fn finish(self, plan: &Plan, options: &RestoreOptions) -> Result<Restored, RestoreError> {
+        if !is_named(&self.tree) {
+            self.name(plan, options)?;
+        }
+        let root = &self.tree.root;
+        self.mark.remove()?;
+        Ok(Restored {
+            into: root.clone(),
+            bytes: self.tree.files.iter().map(|file| file.contents.bytes).sum(),
+            files: self.tree.files.len() as u64,
+            fetched_bytes: self.fetched_bytes,
+            fetch_seconds: self.fetch_seconds,
+            finish_seconds: self.since.elapsed().as_secs_f64(),
+            server_version: self.manifest.server_version,
+            missing_configuration: settings::missing_configuration(root),
+            remarks: settings::remarks(root)?,
+        })
+    }
+}
+
+impl Laid {
+    fn name(&self, plan: &Plan, options: &RestoreOptions) -> Result<(), RestoreError> {
+        let root = &self.tree.root;
+        for file in self.tree.files.iter().filter(|file| file.mode != FILE_MODE) {
+            let mode = fs::Permissions::from_mode(file.mode);
+            fs::set_permissions(&file.path, mode)
+                .map_err(RestoreError::file("set the mode of", &file.path))?;
+        }
+        settings::write(root, plan, options.action, &options.commands)?;
+        let roots = std::iter::once(root).chain(self.tree.outside.values());
+        let open = |path: &PathBuf| File::open(path).map_err(RestoreError::file("open", path));
+        parts::sync(&roots.map(open).collect::<Result<Vec<_>, _>>()?)?;
+        let (pending, control) = (root.join(PG_CONTROL_PENDING), root.join(PG_CONTROL));
+        fs::rename(&pending, &control).map_err(RestoreError::file("rename", &pending))?;
+        sync_directory(control.parent().expect("pg_control lies in global"))
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, RestoreError> {
+    std::path::absolute(path).map_err(RestoreError::file("find", path))
+}
