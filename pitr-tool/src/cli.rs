@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use pitrd::exit::Exit;
 
 use crate::place::Place;
-use crate::{backup, init, keygen, manual, plan, status, verify};
+use crate::{backup, init, keygen, manual, plan, restore, status, verify, wal_fetch};
 
 /// Plans and makes recoveries from an archive that pitrd wrote.
 #[derive(Debug, Parser)]
@@ -34,6 +34,13 @@ pub enum Command {
     Plan(plan::Args),
     /// Find out whether the archive is whole and genuine
     Verify(verify::Args),
+    /// Bring the cluster back as it was at a moment
+    Restore(restore::Args),
+    /// Fetch one WAL file for a recovering server: its restore_command
+    WalFetch(wal_fetch::Args),
+    /// Keep WAL files ready ahead of a recovering server
+    #[command(hide = true)]
+    WalPrefetch(wal_fetch::PrefetchArgs),
     /// Print the completion script of a shell
     Completions(manual::CompletionsArgs),
     /// Print the manual page, or write all of them into a directory
@@ -46,6 +53,7 @@ Examples:
   pitr-tool init --config /etc/pitrd/orders.toml
   pitr-tool --config /etc/pitrd/orders.toml status
   pitr-tool --config orders.toml --identity orders.identity plan --to 2026-11-20T12:03:04+00:00
+  pitr-tool --config orders.toml --identity orders.identity restore --to latest --into /srv/restored
 
 Exit codes: 0 done; 1 the answer is no; 2 usage or configuration; 3 the target cannot be reached; 4 keys;
 5 fenced, or the archive belongs to another; 6 store or source unavailable; 7 damage in the archive.";
@@ -60,6 +68,9 @@ impl Cli {
             Command::Plan(args) => run_async(plan::run(&self.place, args)),
             Command::Verify(args) => run_async(verify::run(&self.place, args)),
             Command::Backup(args) => run_async(backup::run(&self.place, args)),
+            Command::Restore(args) => run_async(restore::run(&self.place, args)),
+            Command::WalFetch(args) => wal_fetch::run(&self.place, args),
+            Command::WalPrefetch(args) => run_async(wal_fetch::prefetch(&self.place, args)),
             Command::Completions(args) => manual::completions(args),
             Command::Man(args) => manual::man(args),
         }

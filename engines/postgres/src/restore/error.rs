@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use pitr_archive::ArchiveError;
 
-use crate::backup::ManifestError;
+use crate::plan::PlanError;
 
 /// A restore that did not come to its end. What it left behind does not start.
 #[derive(Debug, thiserror::Error)]
@@ -13,9 +13,9 @@ pub enum RestoreError {
     /// The archive failed or is damaged.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// The backup's manifest cannot be used.
+    /// The backup's manifest cannot be read or used.
     #[error(transparent)]
-    Manifest(#[from] ManifestError),
+    Manifest(#[from] PlanError),
     /// The backup contradicts itself.
     #[error("the base backup {backup} contradicts itself: {reason}")]
     Contradiction {

@@ -15,6 +15,9 @@ use super::error::RestoreError;
 /// The mark's name in the data directory.
 pub(super) const MARK: &str = "pitrd.incomplete";
 
+/// The version of [`Job`].
+pub(super) const JOB_VERSION: u32 = 1;
+
 /// What is being restored; only the same may go on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,7 +34,12 @@ pub(super) struct Job {
 
 /// What a part gave to one file: number of the file in the tree, offset in the file, bytes, their CRC-32C.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct Written(pub(super) usize, pub(super) u64, pub(super) u64, pub(super) u32);
+pub(super) struct Written(
+    pub(super) usize,
+    pub(super) u64,
+    pub(super) u64,
+    pub(super) u32,
+);
 
 /// A part that is in place.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -98,7 +106,11 @@ impl Mark {
                 let reason = format!(
                     "it holds an interrupted restore of base backup {}{}; remove it, or choose another directory",
                     found.backup,
-                    if found.backup == job.backup { " into other places" } else { "" },
+                    if found.backup == job.backup {
+                        " into other places"
+                    } else {
+                        ""
+                    },
                 );
                 Err(RestoreError::place(root, reason))
             }
@@ -129,7 +141,9 @@ impl Mark {
                 break;
             }
             if job.is_none() {
-                let Ok(first) = serde_json::from_slice(&line) else { break };
+                let Ok(first) = serde_json::from_slice(&line) else {
+                    break;
+                };
                 job = Some(first);
             } else {
                 match serde_json::from_slice(&line) {

@@ -2,6 +2,7 @@
 //! there, `mark` remembers how far that is, `verify` holds it against PostgreSQL's manifest, `settings` tells the server where to
 //! stop; then, and not before, `pg_control` gets its name.
 
+mod chain;
 mod error;
 mod mark;
 mod parts;
@@ -11,6 +12,7 @@ mod tree;
 mod verify;
 pub mod wal_fetch;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -18,21 +20,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use pitr_archive::Reading;
 use pitr_archive::catalogue::BackupId;
-use pitr_archive::object::Kind;
-use pitr_archive::{ArchiveError, Reading, layout};
 
 pub use error::RestoreError;
 pub use settings::{Action, Commands};
 
 use crate::backup::BackupManifest;
-use crate::plan::Plan;
-use mark::{Job, Mark, sync_directory};
+use crate::plan::{Plan, read_manifest};
+use mark::{JOB_VERSION, Job, Mark, sync_directory};
 use parts::Parts;
 use place::Found;
 use tree::{PG_CONTROL, PG_CONTROL_PENDING, Tree};
 
-const JOB_VERSION: u32 = 1;
 /// Files with these permissions are made so at once.
 const FILE_MODE: u32 = 0o600;
 
@@ -101,12 +101,24 @@ pub async fn restore(
     plan: &Plan,
     options: &RestoreOptions,
 ) -> Result<Restored, RestoreError> {
-    let Some((&backup, [])) = plan.bases.split_first() else {
-        return Err(RestoreError::Request("incremental".into()));
-    };
-    let into = absolute(&options.into)?;
-    let laid = lay(&reading, backup, &into, options).await?;
-    laid.finish(plan, options)
+    let into =
+        std::path::absolute(&options.into).map_err(RestoreError::file("find", &options.into))?;
+    match plan.bases[..] {
+        [] => Err(RestoreError::Request(
+            "the plan names no base backup".into(),
+        )),
+        [backup] => {
+            let found = place::look(&into)?;
+            let manifest = read_manifest(&reading, backup).await?;
+            let outside = place::tablespaces(&manifest.tablespaces, &options.tablespaces)?;
+            if found == Found::Free {
+                place::check_tablespaces(&into, &outside)?;
+            }
+            let laid = lay(&reading, backup, manifest, &into, outside, options).await?;
+            laid.finish(plan, options)
+        }
+        _ => chain::restore(&reading, plan, &into, options).await,
+    }
 }
 
 /// A data directory whose files are there and verified, `pg_control` under another name.
@@ -119,20 +131,16 @@ struct Laid {
     since: Instant,
 }
 
-/// Brings the files of `backup` into `into`.
+/// Brings the files of `backup` into `into`, those of its tablespaces `outside` of it; both are free or taken up.
 async fn lay(
     reading: &Arc<Reading>,
     backup: BackupId,
+    manifest: BackupManifest,
     into: &Path,
+    outside: BTreeMap<u32, PathBuf>,
     options: &RestoreOptions,
 ) -> Result<Laid, RestoreError> {
     let start = Instant::now();
-    let found = place::look(into)?;
-    let manifest = manifest(reading, backup).await?;
-    let outside = place::tablespaces(&manifest.tablespaces, &options.tablespaces)?;
-    if found == Found::Free {
-        place::check_tablespaces(into, &outside)?;
-    }
     let contradiction = |reason| RestoreError::Contradiction {
         backup: backup.to_string(),
         reason,
@@ -179,15 +187,6 @@ async fn lay(
     })
 }
 
-/// The manifest of `backup`.
-async fn manifest(reading: &Reading, backup: BackupId) -> Result<BackupManifest, RestoreError> {
-    let key = layout::manifest(&backup.to_string());
-    let expected = reading.archive().expected(Kind::Manifest, None, backup.set_id(), 0);
-    let opened = reading.fetch(&key, &expected).await?;
-    let text = opened.plaintext().map_err(ArchiveError::from)?;
-    Ok(BackupManifest::decode(&text)?)
-}
-
 /// Makes directories, links and the files that have no contents.
 fn prepare(tree: &Tree) -> Result<(), RestoreError> {
     for place in tree.outside.values() {
@@ -218,7 +217,9 @@ impl Laid {
     /// Sets the server up, makes everything durable, and only then makes the directory one that can be started.
     fn finish(self, plan: &Plan, options: &RestoreOptions) -> Result<Restored, RestoreError> {
         if !is_named(&self.tree) {
-            self.name(plan, options)?;
+            self.set_modes()?;
+            settings::write(&self.tree.root, plan, options.action, &options.commands)?;
+            self.name_control()?;
         }
         let root = &self.tree.root;
         self.mark.remove()?;
@@ -237,14 +238,21 @@ impl Laid {
 }
 
 impl Laid {
-    fn name(&self, plan: &Plan, options: &RestoreOptions) -> Result<(), RestoreError> {
-        let root = &self.tree.root;
+    fn set_modes(&self) -> Result<(), RestoreError> {
         for file in self.tree.files.iter().filter(|file| file.mode != FILE_MODE) {
             let mode = fs::Permissions::from_mode(file.mode);
-            fs::set_permissions(&file.path, mode)
-                .map_err(RestoreError::file("set the mode of", &file.path))?;
+            let path = match file.name.as_str() {
+                PG_CONTROL if is_named(&self.tree) => &self.tree.root.join(PG_CONTROL),
+                _ => &file.path,
+            };
+            fs::set_permissions(path, mode).map_err(RestoreError::file("set the mode of", path))?;
         }
-        settings::write(root, plan, options.action, &options.commands)?;
+        Ok(())
+    }
+
+    /// Makes everything durable, then gives `pg_control` its name.
+    fn name_control(&self) -> Result<(), RestoreError> {
+        let root = &self.tree.root;
         let roots = std::iter::once(root).chain(self.tree.outside.values());
         let open = |path: &PathBuf| File::open(path).map_err(RestoreError::file("open", path));
         parts::sync(&roots.map(open).collect::<Result<Vec<_>, _>>()?)?;
@@ -254,6 +262,5 @@ impl Laid {
     }
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, RestoreError> {
-    std::path::absolute(path).map_err(RestoreError::file("find", path))
-}
+#[cfg(test)]
+mod tests;

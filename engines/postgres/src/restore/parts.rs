@@ -9,6 +9,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pitr_archive::catalogue::BackupId;
@@ -51,15 +52,20 @@ impl Parts {
         let recorder = tokio::task::spawn_blocking(move || record(mark, &roots, queue));
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let cores = Semaphore::new(cores);
+        let failed = AtomicBool::new(false);
+        // After a failure nothing new begins, and what is being written is waited for: no thread writes behind our back.
         let fetched = stream::iter(missing)
+            .take_while(|_| std::future::ready(!failed.load(Ordering::Relaxed)))
             .map(|seq| self.part(seq, &cores, &finished))
             .buffer_unordered(self.jobs.get())
-            .try_fold(0, |sum, bytes| std::future::ready(Ok(sum + bytes)))
+            .inspect_err(|_| failed.store(true, Ordering::Relaxed))
+            .collect::<Vec<_>>()
             .await;
         drop(finished);
         let recorded = recorder.await;
-        let (mark, mut parts) = recorded.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
-        let fetched_bytes = fetched?;
+        let (mark, mut parts) =
+            recorded.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
+        let fetched_bytes = fetched.into_iter().sum::<Result<u64, _>>()?;
         parts.extend(done);
         parts.sort_by_key(|part| part.seq);
         self.check_complete(&parts)?;
@@ -89,7 +95,10 @@ impl Parts {
         let expected = archive.expected(Kind::Part, None, self.backup.set_id(), seq);
         let object = archive.object(&key, &expected).await?;
         let object_bytes = pitr_archive::object::object_bytes(object.header().payload_bytes);
-        let core = cores.acquire().await.expect("the semaphore is never closed");
+        let core = cores
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
         let opened = self.reading.open(object).await?;
         let tree = Arc::clone(&self.tree);
         let watch = Arc::clone(&self.watch);
@@ -107,12 +116,18 @@ impl Parts {
         let mut end = 0;
         for (seq, part) in parts.iter().enumerate() {
             if part.seq != seq as u64 || part.start != end {
-                return Err(self.contradiction(format!("part {} does not begin where {seq} parts end", part.seq)));
+                return Err(self.contradiction(format!(
+                    "part {} does not begin where {seq} parts end",
+                    part.seq
+                )));
             }
             end = part.end;
         }
         if end != self.contents_bytes || parts.len() as u64 != self.count {
-            let reason = format!("its parts hold {end} bytes, its manifest says {}", self.contents_bytes);
+            let reason = format!(
+                "its parts hold {end} bytes, its manifest says {}",
+                self.contents_bytes
+            );
             return Err(self.contradiction(reason));
         }
         Ok(())
@@ -166,7 +181,9 @@ fn write_part(tree: &Tree, opened: &Opened, watch: &Watch) -> Result<Part, Resto
     };
     let mut open: Option<(usize, File)> = None;
     for index in 0..opened.frames() {
-        let (offset, bytes) = opened.frame(index).map_err(pitr_archive::ArchiveError::from)?;
+        let (offset, bytes) = opened
+            .frame(index)
+            .map_err(pitr_archive::ArchiveError::from)?;
         for slice in tree.slices(header.start + offset, bytes.len()) {
             let piece = &bytes[slice.bytes];
             let path = &tree.files[slice.file].path;
@@ -204,6 +221,11 @@ fn note(files: &mut Vec<Written>, file: usize, offset: u64, piece: &[u8]) {
             last.2 += piece.len() as u64;
             last.3 = crc32c::crc32c_append(last.3, piece);
         }
-        _ => files.push(Written(file, offset, piece.len() as u64, crc32c::crc32c(piece))),
+        _ => files.push(Written(
+            file,
+            offset,
+            piece.len() as u64,
+            crc32c::crc32c(piece),
+        )),
     }
 }

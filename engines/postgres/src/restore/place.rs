@@ -50,25 +50,43 @@ pub(super) fn tablespaces(
     mapped: &[(PathBuf, PathBuf)],
 ) -> Result<BTreeMap<u32, PathBuf>, RestoreError> {
     for (old, new) in mapped {
-        if !tablespaces.iter().any(|tablespace| Path::new(&tablespace.location) == old) {
-            let known: Vec<_> = tablespaces.iter().map(|known| known.location.as_str()).collect();
-            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+        if !tablespaces
+            .iter()
+            .any(|tablespace| Path::new(&tablespace.location) == old)
+        {
+            let known: Vec<_> = tablespaces
+                .iter()
+                .map(|known| known.location.as_str())
+                .collect();
+            let known = if known.is_empty() {
+                "none".into()
+            } else {
+                known.join(", ")
+            };
             let (old, new) = (old.display(), new.display());
-            let reason = format!("--tablespace {old}={new}: the base backup has no tablespace at {old}; its tablespaces: {known}");
+            let reason = format!(
+                "--tablespace {old}={new}: the base backup has no tablespace at {old}; its tablespaces: {known}"
+            );
             return Err(RestoreError::Request(reason));
         }
     }
     let mut places: BTreeMap<u32, PathBuf> = BTreeMap::new();
     for tablespace in tablespaces {
         let location = Path::new(&tablespace.location);
-        let new = mapped.iter().find(|(old, _)| old == location).map(|(_, new)| new.as_path());
+        let new = mapped
+            .iter()
+            .find(|(old, _)| old == location)
+            .map(|(_, new)| new.as_path());
         let place = match new {
             Some(new) => new,
             None if location.is_absolute() => location,
             // In place, below pg_tblspc.
             None => continue,
         };
-        if places.values().any(|other| other.starts_with(place) || place.starts_with(other)) {
+        if places
+            .values()
+            .any(|other| other.starts_with(place) || place.starts_with(other))
+        {
             let reason = "two tablespaces would share it; give each a directory of its own with --tablespace OLD=NEW";
             return Err(RestoreError::place(place, reason));
         }
@@ -144,9 +162,16 @@ mod tests {
 
     #[test]
     fn a_tablespace_is_mapped_or_goes_where_it_was() {
-        let all = [tablespace(5, "/fast"), tablespace(6, "/slow"), tablespace(7, "pg_tblspc/7")];
+        let all = [
+            tablespace(5, "/fast"),
+            tablespace(6, "/slow"),
+            tablespace(7, "pg_tblspc/7"),
+        ];
         let places = tablespaces(&all, &[map("/fast", "/new")]).unwrap();
-        assert_eq!(places, BTreeMap::from([(5, "/new".into()), (6, "/slow".into())]));
+        assert_eq!(
+            places,
+            BTreeMap::from([(5, "/new".into()), (6, "/slow".into())])
+        );
         let unknown = tablespaces(&all, &[map("/fsat", "/new")]).unwrap_err();
         assert!(unknown.to_string().contains("/fast, /slow"), "{unknown}");
         assert!(tablespaces(&all, &[map("/fast", "/slow/x")]).is_err());

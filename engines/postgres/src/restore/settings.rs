@@ -85,7 +85,10 @@ fn lines(plan: &Plan, action: Action, commands: &Commands) -> String {
         }
     }
     let line = |(name, value): (&str, String)| {
-        format!("{name} = '{}'\n", value.replace('\\', "\\\\").replace('\'', "''"))
+        format!(
+            "{name} = '{}'\n",
+            value.replace('\\', "\\\\").replace('\'', "''")
+        )
     };
     let lines: String = settings.into_iter().map(line).collect();
     format!("{OUR_COMMENT}\n{lines}")
@@ -107,11 +110,15 @@ fn setting(line: &str) -> Option<(String, String)> {
 /// `found` without what an earlier recovery left.
 fn without_recovery(found: &str) -> String {
     let keep = |line: &&str| {
-        let recovery = setting(line)
-            .is_some_and(|(name, _)| RECOVERY_SETTINGS.contains(&name.as_str()));
+        let recovery =
+            setting(line).is_some_and(|(name, _)| RECOVERY_SETTINGS.contains(&name.as_str()));
         !recovery && *line != OUR_COMMENT
     };
-    found.lines().filter(keep).map(|line| format!("{line}\n")).collect()
+    found
+        .lines()
+        .filter(keep)
+        .map(|line| format!("{line}\n"))
+        .collect()
 }
 
 /// Writes the settings and the signal into the data directory `root`.
@@ -142,7 +149,12 @@ pub(super) fn write(
 
 fn write_private(path: &Path, text: &str) -> Result<(), RestoreError> {
     let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path);
     file.and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(RestoreError::file("write", path))
 }
@@ -157,7 +169,9 @@ fn read_if_there(path: &Path) -> Result<Option<String>, RestoreError> {
 
 /// Configuration files that the source has elsewhere, so that the backup does not hold them.
 pub(super) fn missing_configuration(root: &Path) -> Vec<String> {
-    let missing = CONFIGURATION_FILES.iter().filter(|name| !root.join(name).exists());
+    let missing = CONFIGURATION_FILES
+        .iter()
+        .filter(|name| !root.join(name).exists());
     missing.map(|name| (*name).to_owned()).collect()
 }
 
@@ -167,7 +181,9 @@ pub(super) fn remarks(root: &Path) -> Result<Vec<String>, RestoreError> {
     for name in [CONFIGURATION_FILES[0], AUTO_CONF] {
         let text = read_if_there(&root.join(name))?.unwrap_or_default();
         let settings = text.lines().filter_map(setting);
-        let found = settings.filter(|(name, _)| name == "synchronous_standby_names").last();
+        let found = settings
+            .filter(|(name, _)| name == "synchronous_standby_names")
+            .last();
         value = found.map(|(_, value)| value).or(value);
     }
     let waits = value.filter(|value| !value.is_empty());
@@ -206,17 +222,36 @@ mod tests {
     #[test]
     fn the_target_is_an_lsn_and_quotes_are_doubled() {
         let lsn = Lsn(0x300_0028);
-        let text = lines(&plan(StopAt::Record { lsn, inclusive: false }), Action::Pause, &commands());
-        assert!(text.contains("recovery_target_lsn = '0/3000028'\nrecovery_target_inclusive = 'false'\n"), "{text}");
+        let text = lines(
+            &plan(StopAt::Record {
+                lsn,
+                inclusive: false,
+            }),
+            Action::Pause,
+            &commands(),
+        );
+        assert!(
+            text.contains(
+                "recovery_target_lsn = '0/3000028'\nrecovery_target_inclusive = 'false'\n"
+            ),
+            "{text}"
+        );
         assert!(text.contains("recovery_target_timeline = '3'\n"), "{text}");
-        assert!(text.contains("restore_command = 'pitr-tool ''it''''s'' %f %p'\n"), "{text}");
+        assert!(
+            text.contains("restore_command = 'pitr-tool ''it''''s'' %f %p'\n"),
+            "{text}"
+        );
         let text = lines(&plan(StopAt::Consistency), Action::Promote, &commands());
-        assert!(text.contains("recovery_target = 'immediate'\n") && !text.contains("_lsn"), "{text}");
+        assert!(
+            text.contains("recovery_target = 'immediate'\n") && !text.contains("_lsn"),
+            "{text}"
+        );
     }
 
     #[test]
     fn an_earlier_recovery_leaves_no_second_target() {
-        let found = "# Do not edit\nwork_mem = '4MB'\nRECOVERY_TARGET_TIME='x'\n  restore_command = 'cp'\n";
+        let found =
+            "# Do not edit\nwork_mem = '4MB'\nRECOVERY_TARGET_TIME='x'\n  restore_command = 'cp'\n";
         assert_eq!(without_recovery(found), "# Do not edit\nwork_mem = '4MB'\n");
         let ours = lines(&plan(StopAt::Consistency), Action::Pause, &commands());
         assert_eq!(without_recovery(&ours), "");
@@ -229,11 +264,24 @@ mod tests {
         for name in FOREIGN_FILES {
             std::fs::write(path(name), "").unwrap();
         }
-        std::fs::write(path("postgresql.conf"), "synchronous_standby_names = 'ANY 1 (pitrd)' # x\n").unwrap();
-        write(root.path(), &plan(StopAt::Consistency), Action::Pause, &commands()).unwrap();
+        std::fs::write(
+            path("postgresql.conf"),
+            "synchronous_standby_names = 'ANY 1 (pitrd)' # x\n",
+        )
+        .unwrap();
+        write(
+            root.path(),
+            &plan(StopAt::Consistency),
+            Action::Pause,
+            &commands(),
+        )
+        .unwrap();
         assert!(FOREIGN_FILES.iter().all(|name| !path(name).exists()));
         assert!(path("recovery.signal").exists());
-        assert_eq!(missing_configuration(root.path()), ["pg_hba.conf", "pg_ident.conf"]);
+        assert_eq!(
+            missing_configuration(root.path()),
+            ["pg_hba.conf", "pg_ident.conf"]
+        );
         let remarks = remarks(root.path()).unwrap();
         assert!(remarks[0].contains("'ANY 1 (pitrd)'"), "{remarks:?}");
     }

@@ -157,7 +157,8 @@ impl Tree {
             end = end.max(file.contents.offset + file.contents.bytes);
         }
         self.directories.sort();
-        self.directories.dedup_by(|later, earlier| later.0 == earlier.0);
+        self.directories
+            .dedup_by(|later, earlier| later.0 == earlier.0);
         let links = self.links.iter().map(|(path, _)| path.as_path());
         let links: HashSet<&Path> = links.collect();
         let mut seen = HashSet::new();
@@ -193,11 +194,6 @@ impl Tree {
                     bytes: (from - start) as usize..(to - start) as usize,
                 })
             })
-    }
-
-    /// The file that PostgreSQL's manifest calls `name`.
-    pub(super) fn find(&self, name: &str) -> Option<usize> {
-        self.files.iter().position(|file| file.name == name)
     }
 }
 
@@ -239,10 +235,17 @@ pub(super) mod tests {
             parent: None,
             tablespaces: vec![],
             entries,
-            postgres_manifest: Contents { offset: bytes, bytes: 0 },
+            postgres_manifest: Contents {
+                offset: bytes,
+                bytes: 0,
+            },
             contents_bytes: bytes,
             parts: 1,
         }
+    }
+
+    fn find<'a>(tree: &'a Tree, name: &str) -> &'a TreeFile {
+        tree.files.iter().find(|file| file.name == name).unwrap()
     }
 
     fn tree(manifest: &BackupManifest) -> Result<Tree, String> {
@@ -264,7 +267,7 @@ pub(super) mod tests {
     #[test]
     fn pg_control_is_not_written_under_its_name() {
         let tree = tree(&manifest(vec![file(PG_CONTROL, 0, 8)], 8)).unwrap();
-        let control = &tree.files[tree.find(PG_CONTROL).unwrap()];
+        let control = find(&tree, PG_CONTROL);
         assert_eq!(control.path, Path::new("/r").join(PG_CONTROL_PENDING));
     }
 
@@ -283,9 +286,12 @@ pub(super) mod tests {
         }
         let outside = BTreeMap::from([(5, PathBuf::from("/new"))]);
         let tree = Tree::new(&manifest, Path::new("/r"), outside).unwrap();
-        let path = |name: &str| tree.files[tree.find(name).unwrap()].path.clone();
+        let path = |name: &str| find(&tree, name).path.clone();
         assert_eq!(path("pg_tblspc/5/PG_17/1"), Path::new("/new/PG_17/1"));
-        assert_eq!(path("pg_tblspc/6/PG_17/1"), Path::new("/r/pg_tblspc/6/PG_17/1"));
+        assert_eq!(
+            path("pg_tblspc/6/PG_17/1"),
+            Path::new("/r/pg_tblspc/6/PG_17/1")
+        );
         assert_eq!(tree.links, [("/r/pg_tblspc/5".into(), "/new".into())]);
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::error::RestoreError;
 use super::mark::{Part, Written};
-use super::tree::{PG_CONTROL, PG_CONTROL_PENDING, POSTGRES_MANIFEST, Tree};
+use super::tree::{POSTGRES_MANIFEST, Tree};
 use crate::{BackupManifest as PostgresManifest, ManifestChecksum, ManifestFile};
 
 const READ_BYTES: usize = 1 << 20;
@@ -22,25 +22,38 @@ pub(super) fn written(tree: &Tree, parts: &[Part]) -> Result<(), RestoreError> {
     let mut pieces: Vec<Pieces> = vec![Vec::new(); tree.files.len()];
     for piece in parts.iter().flat_map(|part| &part.files) {
         let file = pieces.get_mut(piece.0).ok_or_else(|| {
-            RestoreError::place(&tree.root, "its record of what is done does not fit the backup")
+            RestoreError::place(
+                &tree.root,
+                "its record of what is done does not fit the backup",
+            )
         })?;
         file.push(*piece);
     }
     let names = tree.files.iter().enumerate();
-    let numbers: HashMap<&str, usize> = names.map(|(number, file)| (file.name.as_str(), number)).collect();
+    let numbers: HashMap<&str, usize> = names
+        .map(|(number, file)| (file.name.as_str(), number))
+        .collect();
     let mut read_again = Vec::new();
     let manifest = load(&tree.root)?;
     for file in &manifest.files {
         let number = file.path.to_str().and_then(|name| numbers.get(name));
-        let number = *number.ok_or_else(|| mismatch(file, "it is in PostgreSQL's manifest and not in the backup"))?;
+        let number = *number.ok_or_else(|| {
+            mismatch(file, "it is in PostgreSQL's manifest and not in the backup")
+        })?;
         let size = tree.files[number].contents.bytes;
         if size != file.size {
-            return Err(mismatch(file, &format!("it has {size} bytes, PostgreSQL says {}", file.size)));
+            return Err(mismatch(
+                file,
+                &format!("it has {size} bytes, PostgreSQL says {}", file.size),
+            ));
         }
         match file.checksum {
             Some(ManifestChecksum::Crc32c(expected)) => {
                 if whole_crc(&mut pieces[number], size) != Some(expected) {
-                    return Err(mismatch(file, "its CRC-32C is not the one in PostgreSQL's manifest"));
+                    return Err(mismatch(
+                        file,
+                        "its CRC-32C is not the one in PostgreSQL's manifest",
+                    ));
                 }
             }
             Some(checksum) => read_again.push((file, &*tree.files[number].path, checksum)),
@@ -50,24 +63,27 @@ pub(super) fn written(tree: &Tree, parts: &[Part]) -> Result<(), RestoreError> {
     check_contents(&read_again)
 }
 
-/// Checks the files below `root` against the manifest that lies there, reading all of them.
-pub(super) fn directory(root: &Path) -> Result<(), RestoreError> {
+/// Checks the files below `root` against the manifest that lies there, reading all of them. Their bytes.
+pub(super) fn directory(root: &Path) -> Result<u64, RestoreError> {
     let manifest = load(root)?;
     let mut files = Vec::new();
     for file in &manifest.files {
-        let name = match file.path.to_str() {
-            Some(PG_CONTROL) if !root.join(PG_CONTROL).exists() => Path::new(PG_CONTROL_PENDING),
-            _ => &file.path,
-        };
-        let path = root.join(name);
+        let path = root.join(&file.path);
         let size = std::fs::metadata(&path).map(|metadata| metadata.len());
         if size.as_ref().ok() != Some(&file.size) {
-            return Err(mismatch(file, "it is missing, or has another size than PostgreSQL says"));
+            return Err(mismatch(
+                file,
+                "it is missing, or has another size than PostgreSQL says",
+            ));
         }
         files.extend(file.checksum.map(|checksum| (file, path, checksum)));
     }
-    let files: Vec<_> = files.iter().map(|(file, path, checksum)| (*file, path.as_path(), *checksum)).collect();
-    check_contents(&files)
+    let files: Vec<_> = files
+        .iter()
+        .map(|(file, path, checksum)| (*file, path.as_path(), *checksum))
+        .collect();
+    check_contents(&files)?;
+    Ok(manifest.files.iter().map(|file| file.size).sum())
 }
 
 fn load(root: &Path) -> Result<PostgresManifest, RestoreError> {
@@ -104,20 +120,30 @@ fn check_contents(files: &[(&ManifestFile, &Path, ManifestChecksum)]) -> Result<
         Ok(())
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..cores.min(files.len())).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (0..cores.min(files.len()))
+            .map(|_| scope.spawn(work))
+            .collect();
         let mut results = threads.into_iter().map(|thread| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
         results.try_for_each(|result| result)
     })
 }
 
-fn check_file(file: &ManifestFile, path: &Path, checksum: ManifestChecksum) -> Result<(), RestoreError> {
+fn check_file(
+    file: &ManifestFile,
+    path: &Path,
+    checksum: ManifestChecksum,
+) -> Result<(), RestoreError> {
     let mut open = File::open(path).map_err(RestoreError::file("read", path))?;
     let mut verifier = checksum.verifier();
     let mut buffer = vec![0; READ_BYTES];
     loop {
-        let bytes = open.read(&mut buffer).map_err(RestoreError::file("read", path))?;
+        let bytes = open
+            .read(&mut buffer)
+            .map_err(RestoreError::file("read", path))?;
         if bytes == 0 {
             break;
         }
@@ -126,7 +152,10 @@ fn check_file(file: &ManifestFile, path: &Path, checksum: ManifestChecksum) -> R
     if verifier.matches() {
         Ok(())
     } else {
-        Err(mismatch(file, "its checksum is not the one in PostgreSQL's manifest"))
+        Err(mismatch(
+            file,
+            "its checksum is not the one in PostgreSQL's manifest",
+        ))
     }
 }
 
@@ -146,7 +175,12 @@ mod tests {
         let text = b"page after page after page";
         let piece = |range: std::ops::Range<usize>| {
             let bytes = &text[range.clone()];
-            Written(0, range.start as u64, bytes.len() as u64, crc32c::crc32c(bytes))
+            Written(
+                0,
+                range.start as u64,
+                bytes.len() as u64,
+                crc32c::crc32c(bytes),
+            )
         };
         let whole = text.len() as u64;
         let mut pieces = vec![piece(10..26), piece(0..10)];

@@ -17,11 +17,7 @@ pub(super) enum Decision {
 
 /// Decides about the WAL segment at `wanted`. `runs` are the unbroken stretches of its timeline, ascending, up to the contiguous durable
 /// end; `ancestor_has_it` tells that the segment lies before the timeline began and an ancestor's stream has it.
-pub(super) fn decide(
-    wanted: &Range<u64>,
-    runs: &[Range<u64>],
-    ancestor_has_it: bool,
-) -> Decision {
+pub(super) fn decide(wanted: &Range<u64>, runs: &[Range<u64>], ancestor_has_it: bool) -> Decision {
     let Some(first) = runs.first() else {
         return Decision::Absent;
     };
@@ -35,7 +31,10 @@ pub(super) fn decide(
     let run = runs.partition_point(|run| run.start <= wanted.start) - 1;
     let end = runs[run].end;
     match runs.get(run + 1) {
-        _ if wanted.end <= end => Decision::Bytes { run, upto: wanted.end },
+        _ if wanted.end <= end => Decision::Bytes {
+            run,
+            upto: wanted.end,
+        },
         // A run can begin again at the position where the one before it ended: nothing is missing, but it was not proved.
         Some(next) => Decision::Gap(end..next.start.max(end)),
         None if wanted.start < end => Decision::Bytes { run, upto: end },
@@ -50,8 +49,14 @@ mod tests {
     #[test]
     fn past_the_durable_end_and_only_there_a_segment_is_absent() {
         let runs = [16..56];
-        assert_eq!(decide(&(16..32), &runs, false), Decision::Bytes { run: 0, upto: 32 });
-        assert_eq!(decide(&(48..64), &runs, false), Decision::Bytes { run: 0, upto: 56 });
+        assert_eq!(
+            decide(&(16..32), &runs, false),
+            Decision::Bytes { run: 0, upto: 32 }
+        );
+        assert_eq!(
+            decide(&(48..64), &runs, false),
+            Decision::Bytes { run: 0, upto: 56 }
+        );
         assert_eq!(decide(&(64..80), &runs, false), Decision::Absent);
         assert_eq!(decide(&(32..48), &[16..32], false), Decision::Absent);
     }
@@ -65,19 +70,35 @@ mod tests {
     fn before_the_beginning_only_an_ancestor_makes_it_absent() {
         let runs = [32..64];
         assert_eq!(decide(&(16..32), &runs, true), Decision::Absent);
-        assert_eq!(decide(&(16..32), &runs, false), Decision::TooOld { start: 32 });
+        assert_eq!(
+            decide(&(16..32), &runs, false),
+            Decision::TooOld { start: 32 }
+        );
         // The stream begins in the middle of it: nobody can say that it does not exist.
-        assert_eq!(decide(&(16..32), &[24..64], true), Decision::TooOld { start: 24 });
+        assert_eq!(
+            decide(&(16..32), &[24..64], true),
+            Decision::TooOld { start: 24 }
+        );
     }
 
     #[test]
     fn what_touches_a_gap_is_neither_there_nor_absent() {
         let runs = [0..40, 80..128];
-        assert_eq!(decide(&(16..32), &runs, false), Decision::Bytes { run: 0, upto: 32 });
+        assert_eq!(
+            decide(&(16..32), &runs, false),
+            Decision::Bytes { run: 0, upto: 32 }
+        );
         for inside in [32..48, 48..64, 64..80] {
-            assert_eq!(decide(&inside, &runs, false), Decision::Gap(40..80), "{inside:?}");
+            assert_eq!(
+                decide(&inside, &runs, false),
+                Decision::Gap(40..80),
+                "{inside:?}"
+            );
         }
-        assert_eq!(decide(&(80..96), &runs, false), Decision::Bytes { run: 1, upto: 96 });
+        assert_eq!(
+            decide(&(80..96), &runs, false),
+            Decision::Bytes { run: 1, upto: 96 }
+        );
         assert_eq!(decide(&(128..144), &runs, false), Decision::Absent);
     }
 }

@@ -24,7 +24,9 @@ pub enum WalFetchError {
     #[error(transparent)]
     History(#[from] HistoryError),
     /// WAL was lost before it was archived.
-    #[error("{name} lies in a gap of the archive: WAL of timeline {timeline} from {from} to {to} was never archived")]
+    #[error(
+        "{name} lies in a gap of the archive: WAL of timeline {timeline} from {from} to {to} was never archived"
+    )]
     Gap {
         /// The file.
         name: String,

@@ -64,9 +64,7 @@ impl Log {
     pub(super) async fn decide(&self, wanted: &Range<u64>) -> Result<Decision, WalFetchError> {
         let runs: Vec<_> = self.runs.iter().map(|run| run.positions.clone()).collect();
         match decide(wanted, &runs, false) {
-            Decision::TooOld { .. } => {
-                Ok(decide(wanted, &runs, self.ancestor_has(wanted).await?))
-            }
+            Decision::TooOld { .. } => Ok(decide(wanted, &runs, self.ancestor_has(wanted).await?)),
             decision => Ok(decision),
         }
     }
@@ -135,10 +133,18 @@ impl Log {
                 let wanted = next.unwrap_or(position);
                 next = Some(header.end);
                 std::future::ready(if follows && whole && header.run_seq == run.seqs.start {
-                    Ok(Piece { start: header.start, bytes })
+                    Ok(Piece {
+                        start: header.start,
+                        bytes,
+                    })
                 } else {
                     let (timeline, seq) = (self.timeline, header.seq);
-                    Err(WalFetchError::Discontinuous { timeline, seq, found, wanted })
+                    Err(WalFetchError::Discontinuous {
+                        timeline,
+                        seq,
+                        found,
+                        wanted,
+                    })
                 })
             });
         Ok(pieces)
@@ -189,7 +195,9 @@ pub(super) async fn history_file(
     timeline: TimelineId,
 ) -> Result<Option<Vec<u8>>, WalFetchError> {
     let stream = timeline.stream_name();
-    let expected = reading.archive().expected(Kind::History, Some(&stream), Default::default(), 0);
+    let expected = reading
+        .archive()
+        .expected(Kind::History, Some(&stream), Default::default(), 0);
     match reading.fetch(&layout::history(&stream), &expected).await {
         Ok(opened) => Ok(Some(opened.plaintext().map_err(ArchiveError::from)?)),
         Err(ArchiveError::Store(StoreError::NotFound { .. })) => Ok(None),
@@ -202,12 +210,19 @@ pub(super) fn create(path: &Path) -> Result<File, WalFetchError> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::OpenOptions::new();
     let options = options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(path).map_err(WalFetchError::file("create", path))
+    options
+        .open(path)
+        .map_err(WalFetchError::file("create", path))
 }
 
 impl Piece {
     /// Writes what it has of `wanted` into `file`, whose first byte is `wanted.start`. Where the piece ends.
-    pub(super) fn copy(&self, wanted: &Range<u64>, file: &File, path: &Path) -> Result<u64, WalFetchError> {
+    pub(super) fn copy(
+        &self,
+        wanted: &Range<u64>,
+        file: &File,
+        path: &Path,
+    ) -> Result<u64, WalFetchError> {
         let end = self.end();
         let (from, to) = (self.start.max(wanted.start), end.min(wanted.end));
         if from < to {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use pitr_archive::{Archive, Reading};
 
 pub use error::WalFetchError;
-pub use prefetch::prefetch;
+pub use prefetch::{detach, prefetch};
 pub use ready::{Ready, Running};
 
 use crate::source::Source;
@@ -50,7 +50,8 @@ pub async fn fetch(
                 Decision::Bytes { run, upto } => {
                     let partial = partial(path);
                     log.write(run, &wanted, upto, &partial).await?;
-                    std::fs::rename(&partial, path).map_err(WalFetchError::file("rename", &partial))?;
+                    std::fs::rename(&partial, path)
+                        .map_err(WalFetchError::file("rename", &partial))?;
                     Fetched::InPlace
                 }
                 Decision::Absent => Fetched::Absent,

@@ -29,6 +29,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(4);
 /// How often it looks whether the server still lives.
 const LOOK_FOR_SERVER_EVERY: Duration = Duration::from_secs(1);
 
+/// Makes this process one that outlives the `restore_command` which started it and gets no signal meant for that.
+pub fn detach() {
+    // It fails only for a process that leads a group already.
+    let _ = rustix::process::setsid();
+}
+
 /// Keeps files ready in `ready` until the server stops asking, ends, or all that is archived is there.
 ///
 /// # Errors
@@ -67,7 +73,9 @@ struct Position {
 
 impl Position {
     fn read(ready: &Ready, segment_bytes: u64) -> Result<Self, WalFetchError> {
-        let name = ready.asked().map_err(WalFetchError::file("read", ready.path()))?;
+        let name = ready
+            .asked()
+            .map_err(WalFetchError::file("read", ready.path()))?;
         match WalFileName::parse(&name, segment_bytes)? {
             WalFileName::Segment(timeline, Lsn(start)) => Ok(Self { timeline, start }),
             WalFileName::History(timeline) => Ok(Self { timeline, start: 0 }),
@@ -166,11 +174,7 @@ impl Ahead<'_> {
             if !onward || now.start >= start {
                 return Ok(Some(Turn::Elsewhere(now)));
             }
-            if now != *at {
-                *at = now;
-            } else if start <= last(at.start) {
-                return Ok(None);
-            }
+            *at = now;
             if start <= last(at.start) {
                 return Ok(None);
             }
@@ -207,7 +211,9 @@ impl Ahead<'_> {
     }
 
     fn fill(&self, open: &Open, piece: &Piece) -> Result<u64, WalFetchError> {
-        Ok(piece.copy(&open.wanted, &open.file, &open.path)?.min(open.wanted.end))
+        Ok(piece
+            .copy(&open.wanted, &open.file, &open.path)?
+            .min(open.wanted.end))
     }
 
     /// Makes a file durable and gives it its name, beside the work on the next one. PostgreSQL syncs every file that it gets; what is
@@ -216,7 +222,9 @@ impl Ahead<'_> {
         let name = self.log.name(open.wanted.start, self.segment_bytes);
         let to = self.ready.path().join(name);
         syncing.spawn_blocking(move || {
-            open.file.sync_data().map_err(WalFetchError::file("sync", &open.path))?;
+            open.file
+                .sync_data()
+                .map_err(WalFetchError::file("sync", &open.path))?;
             std::fs::rename(&open.path, &to).map_err(WalFetchError::file("rename", &open.path))
         });
     }
@@ -247,10 +255,12 @@ impl Server {
         }
         self.looked = Instant::now();
         let process = process(&self.pid_file);
-        process.is_some_and(|process| match rustix::process::test_kill_process(process) {
-            Err(error) => error == rustix::io::Errno::PERM,
-            Ok(()) => true,
-        })
+        process.is_some_and(
+            |process| match rustix::process::test_kill_process(process) {
+                Err(error) => error == rustix::io::Errno::PERM,
+                Ok(()) => true,
+            },
+        )
     }
 }
 

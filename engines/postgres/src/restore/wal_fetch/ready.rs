@@ -88,7 +88,12 @@ impl Ready {
     fn replace(&self, name: &str, text: &str) -> io::Result<()> {
         let new = self.path.join(format!("{name}.{}.new", std::process::id()));
         let mut options = fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
         file.write_all(text.as_bytes())?;
         fs::rename(&new, self.path.join(name))
     }
@@ -145,6 +150,12 @@ impl Ready {
             }
         }
         Ok(())
+    }
+
+    /// Leaves word of why nothing is fetched ahead any more, for whoever looks.
+    pub fn leave_word(&self, text: &str) {
+        // The directory is gone when recovery is over.
+        let _ = self.replace("failed", text);
     }
 
     /// Takes the directory away: recovery is over. A prefetcher that runs notices and ends.

@@ -1,15 +1,26 @@
 //! `pitr-tool restore`: the plan carried out. Files are fetched in parallel, authenticated, written into an empty
 //! directory, and recovery settings are left for the server; with `--start` the server runs to the target.
 
-use std::fmt;
+mod report;
+mod server_command;
+
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::Instant;
 
-use pitrd::config::{show_bytes, show_duration};
-use serde::Serialize;
+use anyhow::Context;
+use pitr_postgres::TimelineId;
+use pitr_postgres::plan;
+use pitr_postgres::restore::{self, Event, RestoreError, RestoreOptions};
+use pitrd::exit::{Exit, Refusal};
 
-use crate::status::Moment;
+pub use report::{Recovered, Report, Stop};
+pub(crate) use server_command::archive_arguments;
+
+use crate::output;
+use crate::place::Place;
+use crate::progress::Progress;
 use crate::target::TargetArgs;
 
 /// Arguments of `restore`.
@@ -57,14 +68,12 @@ pub enum Action {
     Shutdown,
 }
 
-impl Action {
-    /// The value of `recovery_target_action`.
-    #[must_use]
-    pub fn setting(self) -> &'static str {
-        match self {
-            Self::Pause => "pause",
-            Self::Promote => "promote",
-            Self::Shutdown => "shutdown",
+impl From<Action> for restore::Action {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Pause => Self::Pause,
+            Action::Promote => Self::Promote,
+            Action::Shutdown => Self::Shutdown,
         }
     }
 }
@@ -94,58 +103,63 @@ impl std::str::FromStr for Mapping {
     }
 }
 
-/// What `restore` did. Its JSON is documented in docs/cli.md.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Report {
-    /// The target as it was given.
-    pub target: String,
-    /// Where the cluster is now.
-    pub into: PathBuf,
-    /// The base backups it was made of.
-    pub base_backups: Vec<String>,
-    /// Bytes written.
-    pub bytes: u64,
-    /// Bytes fetched from the store.
-    pub download_bytes: u64,
-    /// Seconds until the files were in place.
-    pub seconds: f64,
-    /// The server, with `--start`.
-    pub server: Option<Recovered>,
+/// Plans, restores, and starts the server if that was asked for.
+pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
+    let start = Instant::now();
+    args.target.check()?;
+    let config = place.config()?;
+    let reading = Arc::new(place.reading(config.as_ref()).await?);
+    let target = &args.target;
+    let timeline = target.timeline.map(TimelineId);
+    let plan = plan::plan(&reading, &target.to, target.before, timeline)
+        .await
+        .context("plan")?;
+    let progress = Arc::new(Progress::start("restore", None));
+    let options = RestoreOptions {
+        into: args.into.clone(),
+        tablespaces: args
+            .tablespaces
+            .iter()
+            .map(|map| (map.old.clone(), map.new.clone()))
+            .collect(),
+        jobs: args.jobs.unwrap_or_else(default_jobs),
+        action: args.action.into(),
+        commands: server_command::commands(place, config.as_ref())?,
+        pg_bin: args.pg_bin.clone(),
+        watch: watch(&progress),
+    };
+    let restored = restore::restore(reading, &plan, &options)
+        .await
+        .map_err(classify)?;
+    let seconds = start.elapsed().as_secs_f64();
+    progress.finish();
+    output::show(&Report::new(&plan, restored, seconds), args.json)?;
+    Ok(Exit::Done)
 }
 
-/// A server that stands at the target.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Recovered {
-    /// The last record it replayed.
-    pub at: Moment,
-    /// Seconds from the start of the command until it stood there: the measured RTO.
-    pub rto_seconds: f64,
+fn default_jobs() -> NonZeroUsize {
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    cores.saturating_mul(NonZeroUsize::new(2).expect("two is not zero"))
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time =
-            |seconds: f64| show_duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
-        let (into, bytes) = (self.into.display(), show_bytes(self.bytes));
-        writeln!(
-            f,
-            "restored   {bytes} into {into} in {}",
-            time(self.seconds)
-        )?;
-        match &self.server {
-            Some(server) => writeln!(
-                f,
-                "recovered  to {}\nRTO        {}",
-                server.at,
-                time(server.rto_seconds)
-            ),
-            None => writeln!(
-                f,
-                "next       start the server on {into}; it replays to {} by itself",
-                self.target
-            ),
-        }
-    }
+fn watch(progress: &Arc<Progress>) -> restore::Watch {
+    let progress = Arc::clone(progress);
+    Arc::new(move |event| match event {
+        Event::Total(bytes) => progress.set_total(bytes),
+        Event::Written(bytes) => progress.add(bytes),
+    })
+}
+
+/// With the exit code that it ends in.
+fn classify(error: RestoreError) -> anyhow::Error {
+    let exit = match error {
+        RestoreError::Archive(error) => return anyhow::Error::from(error).context("restore"),
+        RestoreError::Manifest(error) => return anyhow::Error::from(error).context("restore"),
+        RestoreError::Contradiction { .. } | RestoreError::Mismatch { .. } => Exit::Damage,
+        RestoreError::Place { .. } | RestoreError::Request(_) => Exit::Usage,
+        RestoreError::File { .. } | RestoreError::Program { .. } => Exit::Unavailable,
+    };
+    Refusal::new(exit, error.to_string()).into()
 }
 
 #[cfg(test)]
@@ -162,35 +176,5 @@ mod tests {
         for wrong in ["", "/a", "a=/b", "/a=b", "=/b", "/a="] {
             assert!(wrong.parse::<Mapping>().is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn the_report_says_what_comes_next_or_how_long_it_took() {
-        let report = Report {
-            target: "latest".into(),
-            into: "/srv/r".into(),
-            base_backups: vec![],
-            bytes: 1 << 30,
-            download_bytes: 0,
-            seconds: 2.0,
-            server: None,
-        };
-        assert!(report.to_string().contains("start the server on /srv/r"));
-        let at = Moment {
-            lsn: "0/3000028".into(),
-            time: None,
-        };
-        let report = Report {
-            server: Some(Recovered {
-                at,
-                rto_seconds: 65.0,
-            }),
-            ..report
-        };
-        assert!(
-            report
-                .to_string()
-                .ends_with("recovered  to 0/3000028\nRTO        1min 5s\n")
-        );
     }
 }

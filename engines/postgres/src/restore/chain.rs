@@ -1,0 +1,286 @@
+//! Restoring an incremental backup: every backup of its chain is laid into a working directory beside the destination, then
+//! PostgreSQL's `pg_combinebackup` makes one cluster of them, which is verified and moved into place.
+//!
+//! The working directory holds the record of what is done, so that an interrupted restore goes on here, too.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Instant;
+
+use pitr_archive::Reading;
+
+use super::error::RestoreError;
+use super::mark::{JOB_VERSION, Job, Mark, sync_directory};
+use super::place::{self, Found};
+use super::tree::PG_CONTROL;
+use super::{Laid, RestoreOptions, Restored, lay, parts, settings, verify};
+use crate::backup::BackupManifest;
+use crate::plan::{Plan, read_manifest};
+
+const PROGRAM: &str = "pg_combinebackup";
+
+/// A chain on its way.
+struct Chain<'a> {
+    plan: &'a Plan,
+    options: &'a RestoreOptions,
+    into: &'a Path,
+    /// Beside the destination, on the same file system.
+    work: PathBuf,
+    program: PathBuf,
+    last: BackupManifest,
+    /// Where tablespaces of the combined cluster go.
+    outside: BTreeMap<u32, PathBuf>,
+}
+
+/// Restores the chain of `plan` into `into`.
+pub(super) async fn restore(
+    reading: &Arc<Reading>,
+    plan: &Plan,
+    into: &Path,
+    options: &RestoreOptions,
+) -> Result<Restored, RestoreError> {
+    let start = Instant::now();
+    let newest = *plan.bases.last().expect("a chain has more than one backup");
+    let last = read_manifest(reading, newest).await?;
+    let program = program(options, &last)?;
+    if place::look(into)? == Found::Unfinished {
+        let reason = "it holds an interrupted restore of a full backup; remove it, or choose another directory";
+        return Err(RestoreError::place(into, reason));
+    }
+    let outside = place::tablespaces(&last.tablespaces, &options.tablespaces)?;
+    let work = work_directory(into)?;
+    let chain = Chain {
+        plan,
+        options,
+        into,
+        work,
+        program,
+        last,
+        outside,
+    };
+    let mut mark = chain.begin(reading)?;
+    let (mut inputs, mut held) = (Vec::new(), Vec::new());
+    let (mut fetched_bytes, mut files) = (0, 0);
+    for &backup in &plan.bases {
+        let manifest = read_manifest(reading, backup).await?;
+        let root = chain.work.join(backup.to_string());
+        let tablespaces = chain.working_tablespaces(&root, &manifest);
+        let laid = lay(reading, backup, manifest, &root, tablespaces, options).await?;
+        laid.name()?;
+        fetched_bytes += laid.fetched_bytes;
+        files = laid.tree.files.len() as u64;
+        inputs.push(root);
+        held.push(laid);
+    }
+    let fetch_seconds = start.elapsed().as_secs_f64();
+    let combined = chain.combine(&inputs, &mut mark)?;
+    drop(held);
+    let bytes = chain.finish(&combined)?;
+    drop(mark);
+    fs::remove_dir_all(&chain.work).map_err(RestoreError::file("remove", &chain.work))?;
+    Ok(Restored {
+        into: into.into(),
+        bytes,
+        files,
+        fetched_bytes,
+        fetch_seconds,
+        finish_seconds: start.elapsed().as_secs_f64() - fetch_seconds,
+        server_version: chain.last.server_version,
+        missing_configuration: settings::missing_configuration(into),
+        remarks: settings::remarks(into)?,
+    })
+}
+
+/// PostgreSQL's program of the backup's own major version; looked for before anything is fetched.
+fn program(options: &RestoreOptions, manifest: &BackupManifest) -> Result<PathBuf, RestoreError> {
+    let request = |reason: String| Err(RestoreError::Request(reason));
+    let Some(pg_bin) = &options.pg_bin else {
+        return request(format!(
+            "the base backup is incremental and {PROGRAM} puts it together; give --pg-bin DIR, the directory of PostgreSQL {}'s programs",
+            manifest.server_version
+        ));
+    };
+    let program = pg_bin.join(PROGRAM);
+    let output = match Command::new(&program).arg("--version").output() {
+        Ok(output) => output,
+        Err(error) => return request(format!("{}: {error}", program.display())),
+    };
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let version = said.rsplit(' ').next().unwrap_or_default();
+    if major(version) == major(&manifest.server_version) {
+        return Ok(program);
+    }
+    request(format!(
+        "{} is of PostgreSQL {version}, the backup of {}; give --pg-bin of the same major version",
+        program.display(),
+        manifest.server_version
+    ))
+}
+
+fn major(version: &str) -> &str {
+    version
+        .split(|c: char| !c.is_ascii_digit())
+        .next()
+        .unwrap_or_default()
+}
+
+/// `/srv/restored` is made in `/srv/.restored.pitrd`.
+fn work_directory(into: &Path) -> Result<PathBuf, RestoreError> {
+    let Some(name) = into.file_name() else {
+        return Err(RestoreError::place(
+            into,
+            "it cannot be replaced by a restored cluster",
+        ));
+    };
+    let mut work = std::ffi::OsString::from(".");
+    work.push(name);
+    work.push(".pitrd");
+    Ok(into.with_file_name(work))
+}
+
+impl Chain<'_> {
+    /// Takes the working directory, or takes it up.
+    fn begin(&self, reading: &Reading) -> Result<Mark, RestoreError> {
+        let bases: Vec<_> = self.plan.bases.iter().map(ToString::to_string).collect();
+        let job = Job {
+            version: JOB_VERSION,
+            archive: reading.archive().id().to_string(),
+            backup: bases.join(" "),
+            tablespaces: self.outside.clone(),
+        };
+        if place::look(&self.work)? == Found::Free {
+            place::check_tablespaces(self.into, &self.outside)?;
+        }
+        place::make_directory(&self.work, 0o700)?;
+        let (mark, done) = Mark::open(&self.work, &job)?;
+        if done.verified {
+            // The combination was interrupted: what it wrote is ours, and of no use.
+            let combined = self.combined();
+            for place in self.outside.values().chain([&combined]) {
+                match fs::remove_dir_all(place) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(RestoreError::file("remove", place)(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(mark)
+    }
+
+    fn combined(&self) -> PathBuf {
+        self.work.join("combined")
+    }
+
+    /// Where a backup of the chain has its tablespaces until they are combined.
+    fn working_tablespaces(
+        &self,
+        root: &Path,
+        manifest: &BackupManifest,
+    ) -> BTreeMap<u32, PathBuf> {
+        let outside = manifest
+            .tablespaces
+            .iter()
+            .filter(|tablespace| Path::new(&tablespace.location).is_absolute());
+        let beside = root.with_extension("tablespaces");
+        outside
+            .map(|tablespace| (tablespace.oid, beside.join(tablespace.oid.to_string())))
+            .collect()
+    }
+
+    /// Runs PostgreSQL's program on the backups, the full one first.
+    fn combine(&self, inputs: &[PathBuf], mark: &mut Mark) -> Result<PathBuf, RestoreError> {
+        mark.verified()?;
+        let combined = self.combined();
+        let mut command = Command::new(&self.program);
+        // Everything is made durable here, at once.
+        command.arg("--no-sync").arg("--output").arg(&combined);
+        let newest = inputs.last().expect("a chain has more than one backup");
+        for (oid, from) in self.working_tablespaces(newest, &self.last) {
+            if let Some(to) = self.outside.get(&oid) {
+                let mut mapping = escape(&from);
+                mapping.push("=");
+                mapping.push(escape(to));
+                command.arg("--tablespace-mapping").arg(mapping);
+            }
+        }
+        let output = command.args(inputs).output();
+        let output = output.map_err(RestoreError::file("run", &self.program))?;
+        if output.status.success() {
+            return Ok(combined);
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said
+            .lines()
+            .last()
+            .unwrap_or("it failed without a word")
+            .to_owned();
+        Err(RestoreError::Program {
+            program: PROGRAM,
+            said,
+        })
+    }
+
+    /// Verifies the combined cluster, sets it up, makes it durable and moves it into place. Its bytes.
+    fn finish(&self, combined: &Path) -> Result<u64, RestoreError> {
+        let mark = combined.join(super::mark::MARK);
+        if mark.exists() {
+            fs::remove_file(&mark).map_err(RestoreError::file("remove", &mark))?;
+        }
+        let bytes = verify::directory(combined)?;
+        settings::write(
+            combined,
+            self.plan,
+            self.options.action,
+            &self.options.commands,
+        )?;
+        let roots = std::iter::once(combined).chain(self.outside.values().map(PathBuf::as_path));
+        let open = |path: &Path| File::open(path).map_err(RestoreError::file("open", path));
+        parts::sync(&roots.map(open).collect::<Result<Vec<_>, _>>()?)?;
+        fs::rename(combined, self.into).map_err(RestoreError::file("move to", self.into))?;
+        if let Some(parent) = self.into.parent() {
+            sync_directory(parent)?;
+        }
+        Ok(bytes)
+    }
+}
+
+impl Laid {
+    /// Makes a backup of a chain one that `pg_combinebackup` reads.
+    fn name(&self) -> Result<(), RestoreError> {
+        self.set_modes()?;
+        let control = self.tree.root.join(PG_CONTROL);
+        if control.exists() {
+            Ok(())
+        } else {
+            self.name_control()
+        }
+    }
+}
+
+/// A path in a tablespace mapping, where `=` separates.
+fn escape(path: &Path) -> std::ffi::OsString {
+    path.to_string_lossy().replace('=', "\\=").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_working_directory_lies_beside_the_destination() {
+        let work = work_directory(Path::new("/srv/restored")).unwrap();
+        assert_eq!(work, Path::new("/srv/.restored.pitrd"));
+        assert!(work_directory(Path::new("/")).is_err());
+    }
+
+    #[test]
+    fn versions_are_compared_by_their_major() {
+        assert_eq!(major("17.2"), major("17.10 (Debian 17.10-1)"));
+        assert_eq!(major("18beta1"), "18");
+        assert_ne!(major("18.0"), major("17.2"));
+    }
+}

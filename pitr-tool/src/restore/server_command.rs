@@ -1,0 +1,68 @@
+//! The commands that a restored server runs: this program, the archive and the key, quoted for the shell that runs them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use pitr_postgres::restore::Commands;
+use pitrd::config::{Config, Encryption};
+
+use crate::place::Place;
+use crate::wal_fetch;
+
+/// `restore_command` and `recovery_end_command` for the archive that `place` names. They depend on no configuration file and no
+/// working directory.
+pub(super) fn commands(place: &Place, config: Option<&Config>) -> anyhow::Result<Commands> {
+    let program = std::env::current_exe().context("find this program")?;
+    let mut words = vec![quote(&program.to_string_lossy())];
+    for argument in archive_arguments(place, config)? {
+        words.push(quote(&argument));
+    }
+    let archive = words.join(" ");
+    let (program, name) = (&words[0], wal_fetch::NAME);
+    Ok(Commands {
+        restore: format!("{archive} {name} \"%f\" \"%p\""),
+        end: format!("{program} {name} --cleanup pg_wal"),
+    })
+}
+
+/// The options that name archive and key, with absolute paths.
+pub(crate) fn archive_arguments(
+    place: &Place,
+    config: Option<&Config>,
+) -> anyhow::Result<Vec<String>> {
+    let mut arguments = vec!["--archive".to_owned(), place.url(config)?.to_string()];
+    let configured = config.and_then(|config| match &config.encryption {
+        Encryption::KeyFile(path) => Some(path),
+        Encryption::Recipients(_) => None,
+    });
+    if let Some(identity) = &place.identity {
+        arguments.extend(["--identity".to_owned(), absolute(identity)?]);
+    } else if let Some(key_file) = place.key_file.as_ref().or(configured) {
+        arguments.extend(["--key-file".to_owned(), absolute(key_file)?]);
+    }
+    Ok(arguments)
+}
+
+fn absolute(path: &Path) -> anyhow::Result<String> {
+    let path: PathBuf = std::path::absolute(path).context("find the key")?;
+    path.into_os_string().into_string().map_err(|path| {
+        anyhow::anyhow!(
+            "the path {path:?} is not UTF-8, so a server's configuration cannot name it"
+        )
+    })
+}
+
+/// One word of a shell's command in which PostgreSQL replaces `%f` and `%p`.
+fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''").replace('%', "%%"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_survives_the_server_and_the_shell() {
+        assert_eq!(quote("/srv/a b/it's 5%"), "'/srv/a b/it'\\''s 5%%'");
+    }
+}
