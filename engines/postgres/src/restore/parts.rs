@@ -23,6 +23,9 @@ use super::mark::{Mark, Part, Written};
 use super::tree::Tree;
 use super::{Event, Watch};
 
+/// Written parts that may wait for the disk before no more are written.
+const UNSYNCED_PARTS: usize = 64;
+
 /// What is fetched, and where it goes.
 pub(super) struct Parts {
     pub(super) reading: Arc<Reading>,
@@ -47,7 +50,7 @@ impl Parts {
     pub(super) async fn write(self, mark: Mark, done: Vec<Part>) -> Result<Outcome, RestoreError> {
         let have: BTreeSet<u64> = done.iter().map(|part| part.seq).collect();
         let missing = (0..self.count).filter(|seq| !have.contains(seq));
-        let (finished, queue) = mpsc::unbounded_channel();
+        let (finished, queue) = mpsc::channel(UNSYNCED_PARTS);
         let roots = self.roots()?;
         let recorder = tokio::task::spawn_blocking(move || record(mark, &roots, queue));
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
@@ -88,7 +91,7 @@ impl Parts {
         &self,
         seq: u64,
         cores: &Semaphore,
-        finished: &mpsc::UnboundedSender<Part>,
+        finished: &mpsc::Sender<Part>,
     ) -> Result<u64, RestoreError> {
         let archive = self.reading.archive();
         let key = layout::part(&self.backup.to_string(), seq);
@@ -107,7 +110,7 @@ impl Parts {
         drop(core);
         let part = written.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
         // The recorder is gone only when it failed, which is told when it is joined.
-        let _ = finished.send(part?);
+        let _ = finished.send(part?).await;
         Ok(object_bytes)
     }
 
@@ -145,7 +148,7 @@ impl Parts {
 fn record(
     mut mark: Mark,
     roots: &[File],
-    mut queue: mpsc::UnboundedReceiver<Part>,
+    mut queue: mpsc::Receiver<Part>,
 ) -> Result<(Mark, Vec<Part>), RestoreError> {
     let mut all = Vec::new();
     while let Some(first) = queue.blocking_recv() {

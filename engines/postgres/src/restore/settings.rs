@@ -180,10 +180,8 @@ pub(super) fn remarks(root: &Path) -> Result<Vec<String>, RestoreError> {
     let mut value = None;
     for name in [CONFIGURATION_FILES[0], AUTO_CONF] {
         let text = read_if_there(&root.join(name))?.unwrap_or_default();
-        let settings = text.lines().filter_map(setting);
-        let found = settings
-            .filter(|(name, _)| name == "synchronous_standby_names")
-            .last();
+        let mut settings = text.lines().rev().filter_map(setting);
+        let found = settings.find(|(name, _)| name == "synchronous_standby_names");
         value = found.map(|(_, value)| value).or(value);
     }
     let waits = value.filter(|value| !value.is_empty());

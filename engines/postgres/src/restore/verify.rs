@@ -12,6 +12,7 @@ use super::mark::{Part, Written};
 use super::tree::{POSTGRES_MANIFEST, Tree};
 use crate::{BackupManifest as PostgresManifest, ManifestChecksum, ManifestFile};
 
+const CRC_DIFFERS: &str = "its CRC-32C is not the one in PostgreSQL's manifest";
 const READ_BYTES: usize = 1 << 20;
 
 /// What was written of one file: pieces by offset.
@@ -49,12 +50,10 @@ pub(super) fn written(tree: &Tree, parts: &[Part]) -> Result<(), RestoreError> {
         }
         match file.checksum {
             Some(ManifestChecksum::Crc32c(expected)) => {
-                if whole_crc(&mut pieces[number], size) != Some(expected) {
-                    return Err(mismatch(
-                        file,
-                        "its CRC-32C is not the one in PostgreSQL's manifest",
-                    ));
-                }
+                let found = whole_crc(&mut pieces[number], size);
+                (found == Some(expected))
+                    .then_some(())
+                    .ok_or_else(|| mismatch(file, CRC_DIFFERS))?;
             }
             Some(checksum) => read_again.push((file, &*tree.files[number].path, checksum)),
             None => {}

@@ -44,21 +44,26 @@ pub(super) fn decide(wanted: &Range<u64>, runs: &[Range<u64>], ancestor_has_it: 
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     #[test]
     fn past_the_durable_end_and_only_there_a_segment_is_absent() {
-        let runs = [16..56];
+        let runs = from_ref(&(16..56));
         assert_eq!(
-            decide(&(16..32), &runs, false),
+            decide(&(16..32), runs, false),
             Decision::Bytes { run: 0, upto: 32 }
         );
         assert_eq!(
-            decide(&(48..64), &runs, false),
+            decide(&(48..64), runs, false),
             Decision::Bytes { run: 0, upto: 56 }
         );
-        assert_eq!(decide(&(64..80), &runs, false), Decision::Absent);
-        assert_eq!(decide(&(32..48), &[16..32], false), Decision::Absent);
+        assert_eq!(decide(&(64..80), runs, false), Decision::Absent);
+        assert_eq!(
+            decide(&(32..48), from_ref(&(16..32)), false),
+            Decision::Absent
+        );
     }
 
     #[test]
@@ -68,15 +73,15 @@ mod tests {
 
     #[test]
     fn before_the_beginning_only_an_ancestor_makes_it_absent() {
-        let runs = [32..64];
-        assert_eq!(decide(&(16..32), &runs, true), Decision::Absent);
+        let runs = from_ref(&(32..64));
+        assert_eq!(decide(&(16..32), runs, true), Decision::Absent);
         assert_eq!(
-            decide(&(16..32), &runs, false),
+            decide(&(16..32), runs, false),
             Decision::TooOld { start: 32 }
         );
         // The stream begins in the middle of it: nobody can say that it does not exist.
         assert_eq!(
-            decide(&(16..32), &[24..64], true),
+            decide(&(16..32), from_ref(&(24..64)), true),
             Decision::TooOld { start: 24 }
         );
     }

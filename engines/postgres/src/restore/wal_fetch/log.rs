@@ -18,7 +18,7 @@ use crate::{Lsn, TimelineHistory, TimelineId, WalFileName};
 
 /// Archived segments that are fetched at once.
 const FETCH_AT_ONCE: usize = 4;
-const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// Consecutive bytes of WAL.
 pub(super) struct Piece {

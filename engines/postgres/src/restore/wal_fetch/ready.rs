@@ -145,7 +145,7 @@ impl Ready {
             let name = name.to_string_lossy();
             let segment = name.strip_suffix(PART).unwrap_or(&name);
             let is_segment = segment.len() == 24 && segment.bytes().all(|b| b.is_ascii_hexdigit());
-            if is_segment && !(keep(segment) && !name.ends_with(PART)) {
+            if is_segment && (name.ends_with(PART) || !keep(segment)) {
                 fs::remove_file(entry.path())?;
             }
         }
