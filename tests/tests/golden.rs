@@ -188,6 +188,35 @@ fn every_vector_has_an_expectation_and_every_expectation_a_vector() {
     assert_eq!(found.difference(&told).collect::<Vec<_>>(), none);
 }
 
+#[test]
+fn the_worked_example_of_the_document_is_the_vector() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let document = std::fs::read_to_string(root.join("docs/format.md")).unwrap();
+    let example = document
+        .split("\n## 10. A worked example\n")
+        .nth(1)
+        .unwrap();
+    let example = example.split("\n## 11.").next().unwrap();
+    let mut bytes = Vec::new();
+    for line in example.lines() {
+        // Lines of a dump begin with their offset, of four digits.
+        let Some((offset, row)) = line.split_once("  ") else {
+            continue;
+        };
+        if offset.len() == 4 && usize::from_str_radix(offset, 16) == Ok(bytes.len()) {
+            let row = row.split(' ').map(|byte| u8::from_str_radix(byte, 16));
+            bytes.extend(row.map(Result::unwrap));
+        }
+    }
+    let vector = std::fs::read(vectors().join("good/worked-example.object")).unwrap();
+    assert_eq!(hex(&bytes), hex(&vector));
+    let all = expectations();
+    let told = &all["objects"]["good/worked-example.object"];
+    for value in [&told["key"], &told["key_id"], &all["writer_public"]] {
+        assert!(example.contains(text(value)), "{value}");
+    }
+}
+
 /// A file with mode 0600 that holds `content`.
 fn secret_file(directory: &tempfile::TempDir, content: &str) -> PathBuf {
     let path = directory.path().join(Id::random().to_string());
