@@ -56,6 +56,7 @@ impl History {
         let daemon = Daemon::start_new(&server, "pitrd");
         server.pgbench_init(1);
         let before_base = Mark::take(&server);
+        server.pgbench(2, 10);
         daemon.tool().backup(&[]);
         server.pgbench(2, 50);
         let middle = Mark::take(&server);
