@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use pitr_archive::Archive;
-use pitr_archive::keys::{KeyFile, Wrapper, WriterKey};
+use pitr_archive::keys::{KeyFile, Wrapper, WriterKey, is_private};
 use pitr_archive::store::{self, SharedStore};
 use pitr_archive::writer::Writer;
 use pitr_postgres::connect::{ConnInfo, Secret};
@@ -38,7 +38,7 @@ pub fn password(path: &Path) -> anyhow::Result<Secret> {
         .map_err(|error| refuse(format!("password file {name}: {error}")))?
         .permissions()
         .mode();
-    if !owner_only(path, mode) {
+    if !is_private(path, mode) {
         let message = format!(
             "password file {name} can be read by others (mode {:03o})",
             mode & 0o777
@@ -64,15 +64,6 @@ pub fn password(path: &Path) -> anyhow::Result<Secret> {
         .into());
     }
     Ok(Secret::new(line.to_vec()))
-}
-
-/// Whether only the owner can read a file of this mode. A systemd credential is one too: its group bits are the mask of an
-/// access list that names the service's account.
-fn owner_only(path: &Path, mode: u32) -> bool {
-    let credentials =
-        std::env::var_os("CREDENTIALS_DIRECTORY").filter(|directory| !directory.is_empty());
-    let is_credential = credentials.is_some_and(|directory| path.starts_with(directory));
-    mode & 0o077 == 0 || is_credential && mode & 0o037 == 0
 }
 
 /// What data keys are wrapped with.

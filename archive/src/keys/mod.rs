@@ -16,6 +16,7 @@ pub use data_key::{DataKey, WrappedDataKey};
 pub use error::KeyError;
 pub use identity::{Identity, KeyFile, Opener};
 pub use recipient::{Recipient, Wrapper};
+pub use secret_file::is_private;
 pub use signed::SignedDocument;
 pub(crate) use signing::WrappedWriterKey;
 pub use signing::WriterKey;

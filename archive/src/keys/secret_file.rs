@@ -37,6 +37,19 @@ pub(super) fn create(path: &Path, text: &str) -> Result<(), KeyError> {
         .map_err(file_error)
 }
 
+/// Whether only its owner can read a file of this mode. A systemd credential is private as well although its group bits are
+/// set: they are the mask of an access list that names the service's account, in a directory that only it can enter.
+#[must_use]
+pub fn is_private(path: &Path, mode: u32) -> bool {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|name| !name.is_empty());
+    is_private_in(credentials.as_deref().map(Path::new), path, mode)
+}
+
+fn is_private_in(credentials: Option<&Path>, path: &Path, mode: u32) -> bool {
+    let is_credential = credentials.is_some_and(|directory| path.starts_with(directory));
+    mode & 0o077 == 0 || is_credential && mode & 0o037 == 0
+}
+
 /// Reads a file of at most 64 KiB that only its owner can read.
 pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let file_error = |source| KeyError::File {
@@ -45,7 +58,7 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     };
     let file = File::open(path).map_err(file_error)?;
     let mode = file.metadata().map_err(file_error)?.mode() & 0o777;
-    if mode & 0o077 != 0 {
+    if !is_private(path, mode) {
         return Err(KeyError::Exposed {
             path: path.into(),
             mode,
@@ -106,4 +119,24 @@ pub(super) fn decode(text: &str) -> Result<Zeroizing<[u8; 32]>, &'static str> {
 fn checksum(key: &[u8; 32]) -> [u8; CHECKSUM_BYTES] {
     let hash = blake3::derive_key("pitrd 2026 key checksum v1", key);
     hash[..CHECKSUM_BYTES].try_into().expect("4 bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_credential_may_have_the_group_bit_of_an_access_list() {
+        let directory = Path::new("/run/credentials/pitrd@orders.service");
+        let credential = directory.join("signing-key");
+        assert!(is_private_in(Some(directory), &credential, 0o440));
+        assert!(!is_private_in(Some(directory), &credential, 0o444));
+        assert!(!is_private_in(
+            Some(directory),
+            Path::new("/etc/pitrd/key"),
+            0o440
+        ));
+        assert!(!is_private_in(None, &credential, 0o440));
+        assert!(is_private_in(None, Path::new("/etc/pitrd/key"), 0o600));
+    }
 }

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use pitr_archive::Archive;
 use pitr_postgres::Source;
-use pitr_postgres::connect::ConnInfo;
-use pitr_postgres::replication::{
-    Mode, ReplicationClient, ReplicationError, ResultSet, quote_literal,
-};
+use pitr_postgres::connect::{ConnInfo, connect_sql};
+use pitr_postgres::replication::{Mode, ReplicationClient, quote_literal};
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::Finding;
 use super::slot::{self, Slot};
@@ -38,32 +37,11 @@ pub(super) async fn source(config: &PostgresSource, archive: Option<&Archive>) -
             )];
         }
     };
-    let mut findings = Vec::new();
-    match ReplicationClient::connect(&info, Mode::Physical).await {
-        Err(error) => {
-            let hint =
-                "docs/operations.md lists the role and the pg_hba.conf lines that are needed";
-            findings.push(super::failed("connection", &error.into(), hint));
-            return findings;
-        }
-        Ok(mut client) => {
-            let encrypted = if client.is_encrypted() {
-                "encrypted by TLS"
-            } else {
-                "not encrypted"
-            };
-            findings.push(Finding::ok(
-                "connection",
-                format!("{} may replicate, {encrypted}", info.user),
-            ));
-            findings.push(version(&client));
-            findings.push(standby(config, client.in_recovery()));
-            findings.push(identity(&mut client, archive).await);
-            client.close().await;
-        }
-    }
+    let mut findings = stream(config, &info, archive).await;
     match Server::ask(&info, &config.slot).await {
-        Ok(server) => findings.extend(server.findings(config, info.application_name.as_deref())),
+        Ok(server) => {
+            findings.extend(server.findings(config, info.application_name.as_deref()));
+        }
         Err(error) => findings.push(Finding::warn(
             "settings",
             format!("slot and settings were not looked at: {}", chain(&error)),
@@ -73,6 +51,36 @@ pub(super) async fn source(config: &PostgresSource, archive: Option<&Archive>) -
             ),
         )),
     }
+    findings
+}
+
+/// What a replication connection tells.
+async fn stream(
+    config: &PostgresSource,
+    info: &ConnInfo,
+    archive: Option<&Archive>,
+) -> Vec<Finding> {
+    const SUBJECT: &str = "connection";
+    let mut client = match ReplicationClient::connect(info, Mode::Physical).await {
+        Ok(client) => client,
+        Err(error) => {
+            let hint =
+                "docs/operations.md lists the role and the pg_hba.conf lines that are needed";
+            return vec![super::failed(SUBJECT, &error.into(), hint)];
+        }
+    };
+    let encrypted = if client.is_encrypted() {
+        "encrypted by TLS"
+    } else {
+        "not encrypted"
+    };
+    let findings = vec![
+        Finding::ok(SUBJECT, format!("{} may replicate, {encrypted}", info.user)),
+        version(&client),
+        standby(config, client.in_recovery()),
+        identity(&mut client, archive).await,
+    ];
+    client.close().await;
     findings
 }
 
@@ -139,11 +147,11 @@ struct Server {
 
 impl Server {
     async fn ask(info: &ConnInfo, slot: &str) -> anyhow::Result<Self> {
-        let mut client = ReplicationClient::connect(info, Mode::Database(DATABASE.into())).await?;
-        let settings = ask(&mut client, SETTINGS).await?.rows;
+        let client = connect_sql(info, Some(DATABASE)).await?;
+        let settings = rows(&client, SETTINGS).await?;
         let settings = settings.iter().map(|row| (text(row, 0), text(row, 1)));
         let settings: BTreeMap<_, _> = settings.collect();
-        let counts = ask(&mut client, COUNTS).await?.rows;
+        let counts = rows(&client, COUNTS).await?;
         let count = |column| {
             let row = counts.first();
             row.and_then(|row| text(row, column).parse().ok())
@@ -151,8 +159,7 @@ impl Server {
         };
         let (senders, slots) = (count(0), count(1));
         let about_slot = format!("{} where slot_name = {}", slot::QUERY, quote_literal(slot));
-        let found = ask(&mut client, &about_slot).await?.rows;
-        client.close().await;
+        let found = rows(&client, &about_slot).await?;
         let slot = found
             .first()
             .map(|row| Slot::read(|column| text(row, column)));
@@ -317,21 +324,18 @@ fn synchronous(standbys: &str, name: &str) -> Finding {
     }
 }
 
-async fn ask(client: &mut ReplicationClient, query: &str) -> Result<ResultSet, ReplicationError> {
-    Ok(client
-        .simple_query(query)
-        .await?
-        .into_iter()
-        .next()
-        .unwrap_or_default())
+async fn rows(client: &Client, query: &str) -> anyhow::Result<Vec<SimpleQueryRow>> {
+    let answer = client.simple_query(query).await?.into_iter();
+    let rows = answer.filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    Ok(rows.collect())
 }
 
-/// A column as text; NULL and what is not there are empty.
-fn text<B: AsRef<[u8]>>(row: &[Option<B>], column: usize) -> String {
-    let value = row.get(column).and_then(Option::as_ref);
-    value
-        .map(|value| String::from_utf8_lossy(value.as_ref()).into_owned())
-        .unwrap_or_default()
+/// A column as text; NULL is empty.
+fn text(row: &SimpleQueryRow, column: usize) -> String {
+    row.get(column).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
