@@ -27,8 +27,8 @@ test: build ## every test of the workspace, real servers included
 	@integration/test.sh $(TEST_THREADS)
 
 
-demo: release ## archive a live server, destroy its data, bring it back (under two minutes)
-	@$(CARGO) run --quiet --release --locked -p pitr-integration --bin pitr-demo
+demo: build ## archive a live server, destroy its data, bring it back (under two minutes)
+	@$(CARGO) run --quiet --locked -p pitr-integration --bin pitr-demo
 
 bench: release ## side by side with pgBackRest, pg_receivewal and pg_basebackup
 	@integration/install.sh --bench

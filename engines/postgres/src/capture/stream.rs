@@ -21,6 +21,10 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// The server's clock is noted so often.
 const CLOCK_EVERY: Duration = Duration::from_secs(1);
 
+/// So often, and for so long, a server asks in vain before it is taken to be shutting down.
+const LET_GO_TIMES: u32 = 20;
+const LET_GO_AFTER: Duration = Duration::from_secs(10);
+
 /// How reading a timeline ended.
 pub(super) enum StreamEnd {
     /// We were asked to stop, and everything received is durable.
@@ -74,8 +78,9 @@ impl Capture {
                 Err(error) => Err(error.into()),
                 Ok(_) => unreachable!("a writer stops before its end only with an error"),
             },
-            // What was received is not thrown away: it need not be sent again.
+            // What was received is not thrown away: it need not be sent again. The server does not wait for it meanwhile.
             Err(error) => {
+                drop(stream);
                 log.finish().await?;
                 Err(error)
             }
@@ -151,6 +156,7 @@ impl Capture {
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut noted = Instant::now() - CLOCK_EVERY;
         let mut shutdown = self.shutdown.clone();
+        let mut asked = Asked::default();
         loop {
             let message = tokio::select! {
                 biased;
@@ -179,6 +185,7 @@ impl Capture {
                     data,
                 } => {
                     let end = start.advance(data.len() as u64);
+                    asked = Asked::default();
                     room.append(start.0, data);
                     self.heard(server_end, clock, Some(end));
                     if noted.elapsed() >= CLOCK_EVERY
@@ -197,6 +204,9 @@ impl Capture {
                     self.heard(server_end, clock, None);
                     if reply_requested {
                         self.acknowledge(stream, &mut progress, false).await?;
+                        if asked.again() {
+                            return Err(ReplicationError::ShuttingDown.into());
+                        }
                     }
                 }
                 WalMessage::Ended => return Ok(Step::Ended),
@@ -245,6 +255,34 @@ impl Capture {
             status.durable = durable;
         });
         Ok(())
+    }
+}
+
+/// A server that shuts down asks for our position over and over, until it hears that all of its WAL is durable. While the store does
+/// not answer it would wait for ever: then we let go, and come back when it runs again.
+#[derive(Default)]
+struct Asked {
+    since: Option<Instant>,
+    times: u32,
+}
+
+impl Asked {
+    /// True if the server has been waiting for us too long. A server that runs asks once in a while.
+    fn again(&mut self) -> bool {
+        if self
+            .since
+            .is_none_or(|since| since.elapsed() > 3 * LET_GO_AFTER)
+        {
+            *self = Self {
+                since: Some(Instant::now()),
+                times: 0,
+            };
+        }
+        self.times += 1;
+        let waited = self
+            .since
+            .is_some_and(|since| since.elapsed() > LET_GO_AFTER);
+        self.times > LET_GO_TIMES && waited
     }
 }
 
