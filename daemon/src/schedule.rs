@@ -13,7 +13,7 @@ use pitr_postgres::replication::Checkpoint;
 use tokio::sync::watch;
 
 use crate::config::{Compression, Config, show_bytes};
-use crate::open;
+use crate::{exit, open};
 
 const RETRY_FIRST: Duration = Duration::from_secs(30);
 const RETRY_MAX: Duration = Duration::from_secs(60 * 60);
@@ -135,13 +135,12 @@ impl Schedule {
     fn failed(&self, error: &anyhow::Error, retry: &mut Duration) -> Duration {
         let wait = *retry;
         *retry = (wait * 2).min(RETRY_MAX);
-        let seconds = wait.as_secs();
+        let (seconds, reason) = (wait.as_secs(), exit::chain(error));
         tracing::error!(
-            error = format!("{error:#}"),
+            error = reason,
             retry_in_seconds = seconds,
             "the scheduled base backup failed"
         );
-        let reason = format!("{error:#}");
         self.status
             .send_modify(|status| status.failed = Some(reason));
         wait
