@@ -4,15 +4,16 @@
 mod report;
 mod server_command;
 
+use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use pitr_postgres::TimelineId;
-use pitr_postgres::plan;
+use pitr_postgres::plan::{self, Plan};
 use pitr_postgres::restore::{self, Event, RestoreError, RestoreOptions};
+use pitr_postgres::{Lsn, TimelineId};
 use pitrd::exit::{Exit, Refusal};
 
 pub use report::{Recovered, Report, Stop};
@@ -107,6 +108,9 @@ impl std::str::FromStr for Mapping {
 pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
     let start = Instant::now();
     args.target.check()?;
+    if let Some(pg_bin) = args.pg_bin.as_deref().filter(|_| args.start) {
+        restore::check_start(pg_bin).map_err(classify)?;
+    }
     let config = place.config()?;
     let reading = Arc::new(place.reading(config.as_ref()).await?);
     let target = &args.target;
@@ -133,8 +137,44 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
         .map_err(classify)?;
     let seconds = start.elapsed().as_secs_f64();
     progress.finish();
-    output::show(&Report::new(&plan, restored, seconds), args.json)?;
+    let segment_bytes = restored.wal_segment_bytes;
+    let mut report = Report::new(&plan, restored, seconds);
+    if let Some(pg_bin) = args.pg_bin.as_deref().filter(|_| args.start) {
+        output::note(&format!(
+            "the files are in place after {seconds:.1} s; the server replays"
+        ));
+        report.server = Some(run_server(&plan, &report.into, pg_bin, segment_bytes, start).await?);
+    }
+    output::show(&report, args.json)?;
     Ok(Exit::Done)
+}
+
+/// Starts the server and waits until it stands at the target.
+async fn run_server(
+    plan: &Plan,
+    data: &Path,
+    pg_bin: &Path,
+    segment_bytes: u64,
+    since: Instant,
+) -> anyhow::Result<Recovered> {
+    let from = plan.path.first().map_or(0, |step| step.from.0);
+    let to = plan.path.last().map_or(0, |step| step.to.0);
+    let progress = Progress::start("replay", Some(to.saturating_sub(from)));
+    let reached = Cell::new(from);
+    let count = |at: Lsn| {
+        progress.add(at.0.min(to).saturating_sub(reached.get()));
+        reached.set(reached.get().max(at.0.min(to)));
+    };
+    let started = restore::start(data, pg_bin, segment_bytes, count).await;
+    progress.finish();
+    let started = started.map_err(classify)?;
+    Ok(Recovered::new(
+        plan,
+        data,
+        pg_bin,
+        &started,
+        since.elapsed().as_secs_f64(),
+    ))
 }
 
 fn default_jobs() -> NonZeroUsize {

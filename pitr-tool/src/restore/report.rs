@@ -1,11 +1,11 @@
 //! What a restore did, for people and for programs.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pitr_postgres::plan::{Plan, StopAt};
-use pitr_postgres::restore::Restored;
+use pitr_postgres::restore::{Restored, Started, State};
 use pitrd::config::{show_bytes, show_duration};
 use serde::Serialize;
 
@@ -97,6 +97,45 @@ impl Report {
             missing_configuration: restored.missing_configuration,
             remarks: restored.remarks,
             server: None,
+        }
+    }
+}
+
+impl Recovered {
+    /// The report of a server that stands at the target of `plan`, `rto_seconds` after the command began.
+    #[must_use]
+    pub fn new(
+        plan: &Plan,
+        data: &Path,
+        pg_bin: &Path,
+        started: &Started,
+        rto_seconds: f64,
+    ) -> Self {
+        let lsn = match plan.stop {
+            StopAt::Record { lsn, .. } => lsn.to_string(),
+            StopAt::Consistency => plan
+                .path
+                .last()
+                .map_or_else(String::new, |step| step.to.to_string()),
+        };
+        let state = match started.state {
+            State::Paused => "paused",
+            State::Promoted => "promoted",
+            State::ShutDown => "shut down",
+        };
+        let runs = started.state != State::ShutDown;
+        let (socket, port) = (started.socket_directory.display(), started.port);
+        let (pg_ctl, data) = (pg_bin.join("pg_ctl"), data.display());
+        Self {
+            at: Moment {
+                lsn,
+                time: plan.last_commit.map(output::time),
+            },
+            state,
+            replay_seconds: started.seconds,
+            rto_seconds,
+            connection: runs.then(|| format!("host={socket} port={port} dbname=postgres")),
+            stop_command: runs.then(|| format!("{} -D {data} stop", pg_ctl.display())),
         }
     }
 }

@@ -89,6 +89,7 @@ pub(super) async fn restore(
         fetch_seconds,
         finish_seconds: start.elapsed().as_secs_f64() - fetch_seconds,
         server_version: chain.last.server_version,
+        wal_segment_bytes: chain.last.wal_segment_bytes,
         missing_configuration: settings::missing_configuration(into),
         remarks: settings::remarks(into)?,
     })

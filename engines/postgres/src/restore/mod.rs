@@ -8,6 +8,7 @@ mod mark;
 mod parts;
 mod place;
 mod settings;
+mod start;
 mod tree;
 mod verify;
 pub mod wal_fetch;
@@ -25,6 +26,7 @@ use pitr_archive::catalogue::BackupId;
 
 pub use error::RestoreError;
 pub use settings::{Action, Commands};
+pub use start::{Started, State, check_start, start};
 
 use crate::backup::BackupManifest;
 use crate::plan::{Plan, read_manifest};
@@ -84,6 +86,8 @@ pub struct Restored {
     pub finish_seconds: f64,
     /// The server that the copy is of, as `server_version` said.
     pub server_version: String,
+    /// Bytes of a WAL segment.
+    pub wal_segment_bytes: u64,
     /// Configuration files that are not in the backup, because the source has them outside its data directory.
     pub missing_configuration: Vec<String>,
     /// What to know before the server takes writes.
@@ -231,6 +235,7 @@ impl Laid {
             fetch_seconds: self.fetch_seconds,
             finish_seconds: self.since.elapsed().as_secs_f64(),
             server_version: self.manifest.server_version,
+            wal_segment_bytes: self.manifest.wal_segment_bytes,
             missing_configuration: settings::missing_configuration(root),
             remarks: settings::remarks(root)?,
         })
