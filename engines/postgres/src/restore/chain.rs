@@ -13,7 +13,7 @@ use std::time::Instant;
 use pitr_archive::Reading;
 
 use super::error::RestoreError;
-use super::mark::{JOB_VERSION, Job, Mark, sync_directory};
+use super::mark::{JOB_VERSION, Job, MARK, Mark, sync_directory};
 use super::place::{self, Found};
 use super::tree::PG_CONTROL;
 use super::{Laid, RestoreOptions, Restored, lay, parts, settings, verify};
@@ -68,7 +68,18 @@ pub(super) async fn restore(
         let manifest = read_manifest(reading, backup).await?;
         let root = chain.work.join(backup.to_string());
         let tablespaces = chain.working_tablespaces(&root, &manifest);
-        let laid = lay(reading, backup, manifest, &root, tablespaces, options).await?;
+        // Not inside: pg_combinebackup takes every file for one of the cluster's.
+        let mark = root.with_extension("incomplete");
+        let laid = lay(
+            reading,
+            backup,
+            manifest,
+            &root,
+            tablespaces,
+            &mark,
+            options,
+        )
+        .await?;
         laid.name()?;
         fetched_bytes += laid.fetched_bytes;
         files = laid.tree.files.len() as u64;
@@ -156,7 +167,7 @@ impl Chain<'_> {
             place::check_tablespaces(self.into, &self.outside)?;
         }
         place::make_directory(&self.work, 0o700)?;
-        let (mark, done) = Mark::open(&self.work, &job)?;
+        let (mark, done) = Mark::open(&self.work.join(MARK), &job)?;
         if done.verified {
             // The combination was interrupted: what it wrote is ours, and of no use.
             let combined = self.combined();
@@ -227,10 +238,6 @@ impl Chain<'_> {
 
     /// Verifies the combined cluster, sets it up, makes it durable and moves it into place. Its bytes.
     fn finish(&self, combined: &Path) -> Result<u64, RestoreError> {
-        let mark = combined.join(super::mark::MARK);
-        if mark.exists() {
-            fs::remove_file(&mark).map_err(RestoreError::file("remove", &mark))?;
-        }
         let bytes = verify::directory(combined)?;
         settings::write(
             combined,

@@ -80,9 +80,11 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Makes the mark in `root`, durable, or takes up the one that is there and returns what is done.
-    pub(super) fn open(root: &Path, job: &Job) -> Result<(Self, Done), RestoreError> {
-        let path = root.join(MARK);
+    /// Makes the mark at `path`, durable, or takes up the one that is there and returns what is done. Its directory is that of the
+    /// data, or the one beside it.
+    pub(super) fn open(path: &Path, job: &Job) -> Result<(Self, Done), RestoreError> {
+        let root = path.parent().expect("the mark lies in a directory");
+        let path = path.to_owned();
         let file = OpenOptions::new()
             .read(true)
             .append(true)
@@ -219,17 +221,17 @@ mod tests {
     #[test]
     fn what_was_recorded_is_known_after_a_crash_and_a_torn_line_is_not() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut mark, done) = Mark::open(directory.path(), &job("a")).unwrap();
+        let (mut mark, done) = Mark::open(&directory.path().join(MARK), &job("a")).unwrap();
         assert_eq!(done, Done::default());
         mark.parts(&[part(0), part(3)]).unwrap();
         mark.file.write_all(b"{\"part\":{\"seq\":4,\"sta").unwrap();
         drop(mark);
-        let (mut mark, done) = Mark::open(directory.path(), &job("a")).unwrap();
+        let (mut mark, done) = Mark::open(&directory.path().join(MARK), &job("a")).unwrap();
         assert_eq!(done.parts, [part(0), part(3)]);
         mark.parts(&[part(4)]).unwrap();
         mark.verified().unwrap();
         drop(mark);
-        let (_, done) = Mark::open(directory.path(), &job("a")).unwrap();
+        let (_, done) = Mark::open(&directory.path().join(MARK), &job("a")).unwrap();
         assert_eq!(done.parts, [part(0), part(3), part(4)]);
         assert!(done.verified);
     }
@@ -237,11 +239,11 @@ mod tests {
     #[test]
     fn another_plan_and_a_second_restore_are_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let (mark, _) = Mark::open(directory.path(), &job("a")).unwrap();
-        let busy = Mark::open(directory.path(), &job("a")).unwrap_err();
+        let (mark, _) = Mark::open(&directory.path().join(MARK), &job("a")).unwrap();
+        let busy = Mark::open(&directory.path().join(MARK), &job("a")).unwrap_err();
         assert!(busy.to_string().contains("another restore"), "{busy}");
         drop(mark);
-        let other = Mark::open(directory.path(), &job("b")).unwrap_err();
+        let other = Mark::open(&directory.path().join(MARK), &job("b")).unwrap_err();
         assert!(other.to_string().contains("base backup a"), "{other}");
     }
 }

@@ -30,7 +30,7 @@ pub use start::{Started, State, check_start, start};
 
 use crate::backup::BackupManifest;
 use crate::plan::{Plan, read_manifest};
-use mark::{JOB_VERSION, Job, Mark, sync_directory};
+use mark::{JOB_VERSION, Job, MARK, Mark, sync_directory};
 use parts::Parts;
 use place::Found;
 use tree::{PG_CONTROL, PG_CONTROL_PENDING, Tree};
@@ -118,7 +118,8 @@ pub async fn restore(
             if found == Found::Free {
                 place::check_tablespaces(&into, &outside)?;
             }
-            let laid = lay(&reading, backup, manifest, &into, outside, options).await?;
+            let mark = into.join(MARK);
+            let laid = lay(&reading, backup, manifest, &into, outside, &mark, options).await?;
             laid.finish(plan, options)
         }
         _ => chain::restore(&reading, plan, &into, options).await,
@@ -135,13 +136,15 @@ struct Laid {
     since: Instant,
 }
 
-/// Brings the files of `backup` into `into`, those of its tablespaces `outside` of it; both are free or taken up.
+/// Brings the files of `backup` into `into`, those of its tablespaces `outside` of it, and remembers in `mark` how far it is. Both
+/// places are free or taken up.
 async fn lay(
     reading: &Arc<Reading>,
     backup: BackupId,
     manifest: BackupManifest,
     into: &Path,
     outside: BTreeMap<u32, PathBuf>,
+    mark: &Path,
     options: &RestoreOptions,
 ) -> Result<Laid, RestoreError> {
     let start = Instant::now();
@@ -157,7 +160,7 @@ async fn lay(
         backup: backup.to_string(),
         tablespaces: outside,
     };
-    let (mark, done) = Mark::open(into, &job)?;
+    let (mark, done) = Mark::open(mark, &job)?;
     (options.watch)(Event::Total(manifest.contents_bytes));
     let before = done.parts.iter().map(|part| part.end - part.start);
     (options.watch)(Event::Written(before.sum()));

@@ -304,7 +304,8 @@ async fn a_restore_killed_while_the_server_was_set_up_goes_on() {
     let id = ID.parse().unwrap();
     let ours = read_manifest(&site.reading, id).await.unwrap();
     let outside = place::tablespaces(&ours.tablespaces, &options.tablespaces).unwrap();
-    let laid = lay(&site.reading, id, ours, &into, outside, &options)
+    let mark = into.join(MARK);
+    let laid = lay(&site.reading, id, ours, &into, outside, &mark, &options)
         .await
         .unwrap();
     settings::write(&into, &plan(), options.action, &options.commands).unwrap();
