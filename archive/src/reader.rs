@@ -265,7 +265,7 @@ impl LogReader {
     }
 
     /// The runs of the stream, oldest first, each up to the first of the holes that a crash may have left at its end. A
-    /// listing and a header or two for each, besides finding the end.
+    /// listing and at most [`IN_FLIGHT_MAX`] headers for each, besides finding the end.
     pub async fn runs(&self, end: &End) -> Result<Vec<Run>, ArchiveError> {
         let mut runs = Vec::new();
         let mut last = end.last;
@@ -292,15 +292,23 @@ impl LogReader {
         run_seq: u64,
         last: u64,
     ) -> Result<Option<Header>, ArchiveError> {
-        let from = (last + 1).saturating_sub(IN_FLIGHT_MAX).max(run_seq);
+        // With the one before those that can have been in flight together.
+        let from = last.saturating_sub(IN_FLIGHT_MAX).max(run_seq);
         let listed = self.list(from..last + 1).await?;
         let contiguous = (from..)
             .zip(&listed)
             .take_while(|(seq, object)| layout::segment_seq(&object.key) == Some(*seq));
-        match contiguous.count() as u64 {
-            0 if from == run_seq => Ok(None),
-            count => self.header_of(from + count - 1).await.map(Some),
+        let count = contiguous.count() as u64;
+        if count == 0 && from > run_seq {
+            return self.header_of(from - 1).await.map(Some);
         }
+        let headers = try_join_all((from..from + count).map(|seq| self.header_of(seq))).await?;
+        // A put of a fenced writer that does not fit ends the run, too: nothing was built upon it.
+        let fits = 1 + headers
+            .windows(2)
+            .take_while(|pair| pair[0].end == pair[1].start)
+            .count();
+        Ok(headers.into_iter().take(fits).last())
     }
 
     async fn list(&self, seqs: Range<u64>) -> Result<Vec<Listed>, ArchiveError> {
