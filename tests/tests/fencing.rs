@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pitr_archive::ArchiveError;
-use pitr_tests::check::check_whole;
+use pitr_archive::reader::LogReader;
+use pitr_tests::check::{check_bytes, check_whole};
 use pitr_tests::fault_store::{Fault, FaultStore};
 use pitr_tests::known_source::KnownSource;
-use pitr_tests::life::{Pace, Random, archive_all, live, runtime};
+use pitr_tests::life::{Keys, Pace, Random, archive_all, live, runtime, stream};
 use pitr_tests::memory_store::MemoryStore;
 
 const START: u64 = 0x300_0000;
@@ -82,6 +83,18 @@ fn a_second_daemon_is_fenced_and_nothing_acknowledged_is_lost() {
     assert!(forks > 0, "no put of a fenced daemon stood in the way");
 }
 
+/// Where the one run of the stream ends for a reader.
+async fn readable_end(medium: &MemoryStore) -> u64 {
+    let archive = Keys::shared()
+        .archive(Arc::new(medium.clone()))
+        .await
+        .unwrap();
+    let log = LogReader::new(archive, stream());
+    let runs = log.runs(&log.end().await.unwrap()).await.unwrap();
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    runs[0].positions.end
+}
+
 /// The next start. Where a put of a fenced daemon landed behind one of the other's it names the object and what to do, which is
 /// done here. The durable end, and how often that was.
 fn start_again(medium: &MemoryStore, source: &Arc<KnownSource>, seed: u64) -> (u64, usize) {
@@ -92,6 +105,11 @@ fn start_again(medium: &MemoryStore, source: &Arc<KnownSource>, seed: u64) -> (u
             Err(ArchiveError::Unreadable { key, reason }) => {
                 assert!(reason.contains("delete it and start again"), "{reason}");
                 assert!(store.calls().iter().all(|call| !call.puts_segment()));
+                // Until somebody does, a reader sees the stream end where what was acknowledged ends, or later.
+                let end = runtime().block_on(readable_end(medium));
+                assert!(end >= source.acknowledged(), "seed {seed}: {end:#x}");
+                let archived = START..end;
+                runtime().block_on(check_bytes(Arc::new(medium.clone()), source, &[archived]));
                 medium.delete(&key);
             }
             Err(error) => panic!("seed {seed}: {error}"),
