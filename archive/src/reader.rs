@@ -308,7 +308,7 @@ impl LogReader {
             .windows(2)
             .take_while(|pair| pair[0].end == pair[1].start)
             .count();
-        Ok(headers.into_iter().take(fits).last())
+        Ok(headers.into_iter().take(fits).next_back())
     }
 
     async fn list(&self, seqs: Range<u64>) -> Result<Vec<Listed>, ArchiveError> {
