@@ -48,6 +48,9 @@ pub async fn check_bytes(
     let tail = log.end().await.expect("the end is found");
     tail.check_tail(&stream()).expect("the tail is there");
     let runs = log.runs(&tail).await.expect("runs are found");
+    let ends = runs.last().map_or(0, |run| run.positions.end);
+    let covered = tail.head.as_ref().and_then(|head| head.covered);
+    assert!(covered.is_none_or(|clock| clock as u64 <= ends), "{tail:?}");
     let found: Vec<_> = runs.iter().map(|run| run.positions.clone()).collect();
     assert_eq!(found, wanted, "{runs:?}");
     for run in &runs {

@@ -80,6 +80,8 @@ pub struct Pace {
     pub piece_bytes: usize,
     /// Puts in flight.
     pub in_flight: u64,
+    /// How old a segment gets.
+    pub linger: Duration,
     /// Where it stops: the end of the source if `None`.
     pub until: Option<u64>,
 }
@@ -90,13 +92,15 @@ impl Pace {
         segment_bytes: 1000,
         piece_bytes: 300,
         in_flight: 4,
+        // The clock runs ahead while the compressor works: a segment that could grow old would end anywhere.
+        linger: Duration::from_secs(1 << 30),
         until: None,
     };
 
     fn settings(self) -> LogSettings {
         LogSettings {
             segment_bytes_max: self.segment_bytes,
-            linger: Duration::from_secs(1),
+            linger: self.linger,
             compression_level: 1,
             puts_in_flight: self.in_flight,
         }
@@ -140,6 +144,10 @@ pub async fn archive_all(
         let length = bytes.len() as u64;
         room.append(position, bytes);
         position += length;
+        if let Some(room) = log.room_now() {
+            // The source's clock shows the position it is at.
+            room.observe_clock(position as i64, position);
+        }
     }
     let durable = log.finish().await?;
     // The writer is gone, so this ends; what it published last is acknowledged.
@@ -154,6 +162,8 @@ async fn acknowledge(
     loop {
         let now = *progress.borrow_and_update();
         assert!(now.durable <= now.sealed, "{now:?}");
+        let covered = now.covered.unwrap_or_default() as u64;
+        assert!(covered <= now.durable, "{now:?}");
         source.acknowledge(now.durable);
         if progress.changed().await.is_err() {
             return;

@@ -115,3 +115,31 @@ fn whichever_of_the_puts_in_flight_landed_the_holes_are_filled_exactly() {
     }
     assert!(with_holes > 200, "only {with_holes} times there were holes");
 }
+
+#[test]
+fn crashes_of_a_daemon_whose_segments_end_by_age_lose_nothing() {
+    let aging = Pace {
+        linger: std::time::Duration::from_secs(1),
+        in_flight: 16,
+        ..Pace::SMALL
+    };
+    for seed in 0..60 {
+        let mut random = Random(seed);
+        let (medium, source) = (MemoryStore::new(), KnownSource::new(START, 20_000));
+        for _ in 0..8 {
+            let store = FaultStore::new(medium.clone());
+            // Calls take their time, so that some overtake others, until one of them is the last.
+            let last = random.below(90);
+            store.at(last, CRASHES[random.below(3) as usize].clone());
+            for number in 0..100 {
+                let delay = std::time::Duration::from_millis(random.below(4_000));
+                store.at(number, Fault::Delay(delay));
+            }
+            if live(&store, &source, aging).is_some_and(|ended| ended.is_ok()) {
+                break;
+            }
+            medium.lose_power();
+        }
+        live_to_the_end(&medium, &source, &format!("seed {seed}"));
+    }
+}

@@ -28,6 +28,7 @@ fn uneven_stream(seed: u64) -> (MemoryStore, Arc<KnownSource>) {
             piece_bytes: 700,
             in_flight: 1 + random.below(16),
             until: Some(START + until),
+            ..Pace::SMALL
         };
         live(&FaultStore::new(medium.clone()), &source, pace)
             .unwrap()

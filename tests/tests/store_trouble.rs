@@ -87,11 +87,12 @@ fn ten_minutes_of(fault: Fault) {
         let (shared, same) = (Arc::new(store.clone()), Arc::clone(&source));
         let life = tokio::spawn(async move { archive_all(shared, &same, Pace::SMALL).await });
         // Yielding keeps the clock of the runtime from running ahead of the compressor's threads.
-        while !store.calls().iter().any(Call::puts_segment) {
+        let tries = || store.calls().iter().filter(|c| c.puts_segment()).count();
+        while tries() < Pace::SMALL.in_flight as usize {
             tokio::task::yield_now().await;
         }
         tokio::time::sleep(Duration::from_secs(600)).await;
-        let tried = store.calls().iter().filter(|c| c.puts_segment()).count();
+        let tried = tries();
         assert!(tried > 10, "only {tried} tries in ten minutes");
         assert!(tried < 2000, "{tried} tries in ten minutes are a storm");
         assert_eq!(source.acknowledged(), START);
