@@ -5,7 +5,7 @@ export PITRD_SERVERS ?= /var/tmp/pitrd-servers
 TEST_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build release check test demo bench soak
+.PHONY: help deps build release check test demo bench soak fuzz
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -36,3 +36,6 @@ bench: release ## side by side with pgBackRest, pg_receivewal and pg_basebackup
 
 soak: build ## 200 kills under load, then restore and compare
 	PITRD_KILLS=200 $(CARGO) test --locked -p pitr-integration --test kills -- --nocapture --test-threads 1
+
+fuzz: ## every parser of bytes we did not write, FUZZ_SECONDS each (default: see fuzz/run.sh)
+	@fuzz/run.sh

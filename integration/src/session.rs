@@ -80,6 +80,19 @@ impl Session {
         }
     }
 
+    /// Ends a recovery that is paused at its target: the server is promoted, and what was in progress there is rolled back.
+    ///
+    /// A paused server still holds the locks of transactions in progress at the target; a query for a table that one of
+    /// them was dropping would wait for ever.
+    pub fn end_recovery(&self) {
+        if self.value("select pg_is_in_recovery()") == "t" {
+            self.run("select pg_wal_replay_resume()");
+            crate::wait_until("the end of recovery", Duration::from_secs(60), || {
+                self.value("select pg_is_in_recovery()") == "f"
+            });
+        }
+    }
+
     /// The single value of a query with one row and one column.
     #[track_caller]
     pub fn value(&self, sql: &str) -> String {

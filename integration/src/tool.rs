@@ -87,7 +87,8 @@ impl Tool {
         Finished::run(&mut command)
     }
 
-    /// Restores into a new directory of the site, starts the server and waits until it stands at the target.
+    /// Restores into a new directory of the site, starts the server, waits until it stands at the target, and ends the
+    /// recovery there.
     #[track_caller]
     pub fn restored(&self, version: Version, arguments: &[&str], name: &str) -> Postgres {
         let into = self.site.path(name);
@@ -96,6 +97,7 @@ impl Tool {
         let mut server = Postgres::adopt(&self.site, version, name, into);
         server.launch();
         server.wait_recovered(REPLAY_LIMIT);
+        server.session().end_recovery();
         server
     }
 }

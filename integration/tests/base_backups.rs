@@ -145,6 +145,7 @@ fn incremental_backups_restore(version: Version, name: &str) {
     let mut restored = Postgres::adopt(&site, version, "restored", into);
     restored.launch();
     restored.wait_recovered(Duration::from_secs(60));
+    restored.session().end_recovery();
     end.content.assert_restored_in(
         &restored,
         &format!("full and two incremental backups of {version}"),

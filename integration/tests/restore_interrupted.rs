@@ -61,6 +61,7 @@ fn a_killed_restore_is_incomplete_and_resumes() {
     let mut restored = Postgres::adopt(&site, V17, "restored", into);
     restored.launch();
     restored.wait_recovered(Duration::from_secs(120));
+    restored.session().end_recovery();
     end.content.assert_restored_in(&restored, "resumed twice");
     amcheck(&restored);
 }
