@@ -3,6 +3,7 @@ CARGO ?= cargo
 export PITRD_SERVERS ?= /var/tmp/pitrd-servers
 # Tests start real servers: more than two at a time only makes them wait for each other on a small machine.
 TEST_THREADS ?= 2
+FUZZ_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build release check test demo bench soak fuzz
@@ -37,5 +38,5 @@ bench: release ## side by side with pgBackRest, pg_receivewal and pg_basebackup
 soak: build ## 200 kills under load, then restore and compare
 	PITRD_KILLS=200 $(CARGO) test --locked -p pitr-integration --test kills -- --nocapture --test-threads 1
 
-fuzz: ## every parser of bytes we did not write, FUZZ_SECONDS each (default: see fuzz/run.sh)
-	@fuzz/run.sh
+fuzz: ## every parser of bytes we did not write, FUZZ_SECONDS each (needs cargo-fuzz and a nightly compiler)
+	@fuzz/run.sh $(FUZZ_SECONDS)
