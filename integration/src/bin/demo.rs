@@ -96,7 +96,7 @@ fn main() {
             .stdout,
     );
 
-    story.tell("The damaged server is stopped; the archive becomes a server again at that moment.  (pitr-tool restore --start)");
+    story.tell("The damaged server is stopped; the archive becomes a server again at that moment.  (pitr-tool restore --action promote --start)");
     assert_eq!(
         daemon.stop(),
         0,
@@ -108,14 +108,23 @@ fn main() {
     let bin = V18.bin().display().to_string();
     let began = Instant::now();
     let finished = daemon.tool().restore(
-        &[&before.moment, "--start", "--pg-bin", &bin],
+        &[
+            &before.moment,
+            "--action",
+            "promote",
+            "--start",
+            "--pg-bin",
+            &bin,
+        ],
         &restored.data,
     );
     let rto = began.elapsed();
-    story.show(&finished.success("restore").stdout);
+    let told = finished.success("restore").stdout;
+    story.show(&told);
 
     story.tell("Every row of every table, now against the instant before the damage:");
-    let session = Session::connect(&server.connection()).expect("connect to the restored server");
+    let session =
+        Session::connect(&connection_told(&told)).expect("connect to the restored server");
     let after = checksums(&session);
     let mut equal = true;
     for (table, was) in &before.checksums {
@@ -251,6 +260,16 @@ fn report(story: &Story, lags: &[Duration], rto: Duration, archive_bytes: u64) {
         "archive                {} MiB, encrypted",
         archive_bytes >> 20
     ));
+}
+
+/// How to connect, as `restore --start` tells it: `connect    psql "host=… port=… dbname=…"`.
+fn connection_told(report: &str) -> String {
+    let line = report.lines().find(|line| line.starts_with("connect"));
+    let quoted = line.and_then(|line| line.split('"').nth(1));
+    format!(
+        "{} user=postgres",
+        quoted.expect("restore --start tells how to connect")
+    )
 }
 
 /// The server that `restore --start` leaves running.
