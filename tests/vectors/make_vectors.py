@@ -215,7 +215,7 @@ def sign_document(object_key, value, signer=SIGNER, signed_key=None):
 
 # ---- the vectors -----------------------------------------------------------------------------------------------------
 
-OBJECTS, DOCUMENTS, TEXTS = {}, {}, {}
+OBJECTS, DOCUMENTS, TEXTS, ARCHIVE_OBJECTS = {}, {}, {}, {}
 
 
 def wanted(h, **changes):
@@ -595,11 +595,65 @@ def make_texts():
     entry("signing-key-is-a-key-file", "signing-key", key_file, None)
 
 
+def make_archive():
+    """A whole small archive: two runs, a refilled hole, a history, a base backup, two data keys."""
+    created = "2026-11-21T03:15:00Z"
+    put = ARCHIVE_OBJECTS
+    source = {"system_identifier": "7710468613557509837", "wal_segment_bytes": "16777216"}
+    public = SIGNER.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    put["archive.json"] = json.dumps({"format": 1, "archive_id": ARCHIVE.hex(), "engine": "postgres", "source": source,
+                                      "writer_key": b64(public), "created": created}).encode(), None
+    context = b"signing key" + ARCHIVE
+    wraps = [wrap_hpke(OTHER_IDENTITY, random("signing", 32), context, "w1"), wrap_hpke(IDENTITY, random("signing", 32), context, "w2")]
+    put["keys/writer.json"] = json.dumps(sign_document("keys/writer.json", {"wraps": wraps})).encode(), None
+    for key_id, key in ((KEY_ID, KEY), (OTHER_KEY_ID, OTHER_KEY)):
+        name, context = f"keys/{key_id.hex()}.json", key_context(ARCHIVE, key_id)
+        document = wrapped(key_id=key_id, wraps=[wrap_hpke(IDENTITY, key, context, name), wrap_file(KEY_FILE, key, context, name)])
+        put[name] = json.dumps(sign_document(name, document)).encode(), None
+
+    def sealed(name, plaintext, previous, frame_bytes=1 << 20, **changes):
+        data, _ = make("archive " + name, frames_of(plaintext, frame_bytes), b"", previous=previous, **changes)
+        put[name] = data, plaintext
+        return data[-96:-64]
+
+    def segment(seq, start, length, previous, run, **changes):
+        moment = 1_800_000_000_000_000 + start
+        run_seq, run_start = run
+        return sealed(f"log/00000001/{seq:016x}", text(f"log {seq}", length), previous, 700, seq=seq, start=start,
+                      end=start + length, run_seq=run_seq, run_start=run_start, time_min=moment,
+                      time_max=moment + length - 1, time_high=moment + length - 1, **changes)
+
+    first, second = (0, 0x3000000), (4, 0x5000000)
+    h0 = segment(0, 0x3000000, 1000, bytes(32), first)
+    lost = random("the hash of what a crash took", 32)  # number 2 named it; number 1 was filled in later
+    h1 = segment(1, 0x30003E8, 2000, h0, first, flags=1)
+    h2 = segment(2, 0x3000BB8, 300, lost, first)
+    h3 = segment(3, 0x3000CE4, 20_000, h2, first, writer=random("writer 2", 16))
+    changes = dict(key=OTHER_KEY_ID, seal_args={"key": OTHER_KEY}, unsure=4)
+    h4 = segment(4, 0x5000000, 500, h3, second, **changes)
+    segment(5, 0x50001F4, 1, h4, second, **dict(changes))
+    head = {"seq": 4, "end": 0x50001F4, "covered": 1_800_000_000_000_000 + 0x50001F3, "written": created}
+    put["log/00000001/head"] = json.dumps(sign_document("log/00000001/head", head)).encode(), None
+    none = dict(time_min=NONE_TIME, time_max=NONE_TIME, time_high=NONE_TIME, run_start=0)
+    history = b"1\t0/50001F5\tno recovery target specified\n"
+    sealed("timelines/00000002.history", history, blake3.blake3(history).digest(), kind=HISTORY, stream=b"00000002", seq=0,
+           start=0x50001F5, end=0x50001F5, run_seq=1, **none)
+    base = f"base/{BACKUP.decode()}/"
+    part = dict(kind=PART, set=BACKUP, run_seq=0, **none)
+    p0 = sealed(f"{base}{0:016x}", text("part 0", 30_000), bytes(32), seq=0, start=0, end=30_000, **part)
+    p1 = sealed(f"{base}{1:016x}", text("part 1", 10), p0, seq=1, start=30_000, end=30_010, **part)
+    sealed(base + "manifest", b'{"what":"the engine says"}', p1, kind=MANIFEST, set=BACKUP, seq=0, start=0x3000028, end=0x3000100,
+           run_seq=2, run_start=0, time_min=5, time_max=9, time_high=9)
+    # Begun, and never finished: no manifest.
+    sealed(f"base/20261122T031500Z/{0:016x}", b"half", bytes(32), kind=PART, set=b"20261122T031500Z", seq=0, start=0, end=4,
+           run_seq=0, **none)
+
+
 def main():
     out = Path(sys.argv[1])
     check_hpke()
     for step in (make_good, make_bad_headers, make_bad_signatures, make_bad_places, make_bad_keys, make_bad_bodies,
-                 make_bad_payloads, make_documents, make_texts):
+                 make_bad_payloads, make_documents, make_texts, make_archive):
         step()
     for name in ("good", "bad", "documents"):
         (out / name).mkdir(parents=True, exist_ok=True)
@@ -607,6 +661,10 @@ def main():
         (out / f"{name}.object").write_bytes(data)
     for name, (data, _) in DOCUMENTS.items():
         (out / "documents" / f"{name}.json").write_bytes(data)
+    for name, (data, _) in ARCHIVE_OBJECTS.items():
+        path = out / "archive" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
     public = SIGNER.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     expectations = {
         "writer_public": public.hex(), "archive_id": ARCHIVE.hex(), "key_id": KEY_ID.hex(),
@@ -614,6 +672,7 @@ def main():
         "objects": {f"{n}.object": e for n, (_, e) in OBJECTS.items()},
         "documents": {f"documents/{n}.json": e for n, (_, e) in DOCUMENTS.items()},
         "texts": TEXTS,
+        "archive": {n: None if p is None else blake3.blake3(p).hexdigest() for n, (_, p) in ARCHIVE_OBJECTS.items()},
     }
     (out / "expectations.json").write_text(json.dumps(expectations, indent=1, ensure_ascii=False) + "\n")
     print(len(OBJECTS), "objects,", len(DOCUMENTS), "documents,", len(TEXTS), "texts")
