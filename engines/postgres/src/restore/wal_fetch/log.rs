@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use pitr_archive::object::{Header, Kind};
 use pitr_archive::reader::{LogReader, Run};
 use pitr_archive::store::StoreError;
@@ -30,7 +30,7 @@ pub(super) struct Piece {
 pub(super) struct Log {
     reading: Arc<Reading>,
     pub(super) timeline: TimelineId,
-    reader: LogReader,
+    reader: Arc<LogReader>,
     pub(super) runs: Vec<Run>,
 }
 
@@ -55,7 +55,7 @@ impl Log {
         Ok(Self {
             reading: Arc::clone(reading),
             timeline,
-            reader,
+            reader: Arc::new(reader),
             runs,
         })
     }
@@ -150,12 +150,20 @@ impl Log {
         Ok(pieces)
     }
 
-    async fn unpack(&self, seq: u64) -> Result<(Header, Vec<u8>), WalFetchError> {
-        let opened = self.reader.segment(seq, &self.reading).await?;
-        let work = move || opened.plaintext().map(|bytes| (opened.header, bytes));
-        let unpacked = tokio::task::spawn_blocking(work).await;
-        let unpacked = unpacked.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
-        Ok(unpacked.map_err(ArchiveError::from)?)
+    /// Fetches, opens and unpacks a segment as a task of its own, which goes on while what came before is written.
+    fn unpack(
+        &self,
+        seq: u64,
+    ) -> impl Future<Output = Result<(Header, Vec<u8>), WalFetchError>> + use<> {
+        let (reader, reading) = (Arc::clone(&self.reader), Arc::clone(&self.reading));
+        let task = tokio::spawn(async move {
+            let opened = reader.segment(seq, &reading).await?;
+            let work = move || opened.plaintext().map(|bytes| (opened.header, bytes));
+            let unpacked = tokio::task::spawn_blocking(work).await;
+            let unpacked = unpacked.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+            Ok(unpacked.map_err(ArchiveError::from)?)
+        });
+        task.map(|done| done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())))
     }
 
     /// Writes the WAL segment at `wanted`, of which the archive has the bytes up to `upto`, into `path`; zeros follow.

@@ -92,3 +92,6 @@ async fn still_there(archive: &Archive) -> Result<(), WalFetchError> {
     Archive::open(Arc::clone(archive.store()), archive.url()).await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

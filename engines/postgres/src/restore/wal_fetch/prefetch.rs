@@ -19,7 +19,7 @@ use crate::source::Source;
 use crate::{Lsn, TimelineId, WalFileName};
 
 /// WAL that is kept ready.
-const AHEAD_BYTES: u64 = 256 << 20;
+pub(super) const AHEAD_BYTES: u64 = 256 << 20;
 /// Segments that are kept ready at least, where they are large.
 const AHEAD_SEGMENTS_MIN: u64 = 2;
 /// Not asked for so long, the prefetcher ends.
