@@ -150,11 +150,16 @@ impl LogReader {
     pub async fn head(&self) -> Result<Option<Head>, ArchiveError> {
         let key = layout::head(&self.stream);
         match found(self.archive.store().get(&key, Piece::Whole).await)? {
-            Some(fetched) => Ok(Some(SignedDocument::verify(
-                &key,
-                &fetched.bytes,
-                self.archive.writer(),
-            )?)),
+            Some(fetched) => {
+                let head = SignedDocument::verify(&key, &fetched.bytes, self.archive.writer());
+                head.map(Some).map_err(|error| ArchiveError::Unreadable {
+                    key,
+                    reason: format!(
+                        "{error}. It is a hint, and evidence of how far the stream once went: if that is known \
+                         otherwise, delete it and go on"
+                    ),
+                })
+            }
             None => Ok(None),
         }
     }

@@ -84,6 +84,8 @@ pub struct Pace {
     pub linger: Duration,
     /// Where it stops: the end of the source if `None`.
     pub until: Option<u64>,
+    /// An operator has said that a lost tail is to be accepted.
+    pub accept_lost_tail: bool,
 }
 
 impl Pace {
@@ -95,6 +97,7 @@ impl Pace {
         // The clock runs ahead while the compressor works: a segment that could grow old would end anywhere.
         linger: Duration::from_secs(1 << 30),
         until: None,
+        accept_lost_tail: false,
     };
 
     fn settings(self) -> LogSettings {
@@ -117,7 +120,7 @@ pub async fn archive_all(
     pace: Pace,
 ) -> Result<u64, ArchiveError> {
     let writer = Keys::shared().writer(store).await?;
-    let found = resume(&writer, &stream(), false).await?;
+    let found = resume(&writer, &stream(), pace.accept_lost_tail).await?;
     let durable = found.durable().unwrap_or(source.start());
     let from = durable.max(source.first_left());
     assert!(

@@ -187,6 +187,26 @@ fn a_deleted_tail_and_a_store_rolled_back_are_found_against_the_head() {
 }
 
 #[test]
+fn a_lost_tail_that_an_operator_accepts_is_a_gap_and_not_named_again() {
+    let (medium, source) = (MemoryStore::new(), KnownSource::new(START, 40_500));
+    live_until(&medium, &source, START + 30_000).unwrap();
+    (20..30).for_each(|seq| medium.delete(&segment(seq)));
+    source.lose_before(START + 30_000);
+    let error = live_until(&medium, &source, source.end()).unwrap_err();
+    assert!(matches!(error, ArchiveError::TailMissing { .. }), "{error}");
+    let accepting = Pace {
+        accept_lost_tail: true,
+        until: Some(START + 33_000),
+        ..Pace::SMALL
+    };
+    let ended = live(&FaultStore::new(medium.clone()), &source, accepting);
+    assert_eq!(ended.unwrap().unwrap(), START + 33_000);
+    let end = live_until(&medium, &source, source.end()).unwrap();
+    let wanted = [START..START + 20_000, START + 30_000..end];
+    runtime().block_on(check_runs(Arc::new(medium), &source, &wanted));
+}
+
+#[test]
 fn a_store_rolled_back_with_its_head_is_found_against_the_source() {
     let (medium, source) = (MemoryStore::new(), KnownSource::new(START, 40_500));
     live_until(&medium, &source, START + 10_000).unwrap();
@@ -219,6 +239,9 @@ fn a_lost_or_forged_head_does_not_hide_the_end() {
     forged.damage("log/00000001/head", b"{}".as_slice());
     let store = FaultStore::new(forged);
     let error = live(&store, &source, Pace::SMALL).unwrap().unwrap_err();
-    assert!(matches!(error, ArchiveError::Key(_)), "{error}");
+    let ArchiveError::Unreadable { key, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(key, "log/00000001/head");
     assert!(store.calls().iter().all(|call| !call.puts_segment()));
 }
