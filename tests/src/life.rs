@@ -1,5 +1,6 @@
 //! The lives of a daemon that archives a known source: they begin by reading the position back, and end, or are ended.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use crate::fault_store::{Call, Fault, FaultStore};
 use crate::known_source::{KnownSource, PositionsAsTimes};
 use crate::memory_store::MemoryStore;
 
+/// Where the logs of known sources begin, if nothing speaks for another place.
+pub const FIRST_POSITION: u64 = 0x300_0000;
 /// How the archive is named in messages.
 const URL: &str = "memory:";
 
@@ -24,16 +27,35 @@ pub struct Keys {
     writer: WriterKey,
 }
 
+static KEYS: OnceLock<Keys> = OnceLock::new();
+
 impl Keys {
     /// Made once for all archives of a test process.
     #[must_use]
     pub fn shared() -> Self {
-        static KEYS: OnceLock<Keys> = OnceLock::new();
         let make = || Self {
             identity: Identity::generate(),
             writer: WriterKey::generate(),
         };
         KEYS.get_or_init(make).clone()
+    }
+
+    /// Makes the keys in `directory`, which are made there if there are none, those of this process: for archives that
+    /// several processes write.
+    ///
+    /// # Panics
+    /// If the files cannot be made or read, or the process has other keys already.
+    pub fn share(directory: &Path) {
+        let (identity, writer) = (directory.join("identity"), directory.join("writer"));
+        if std::fs::create_dir(directory).is_ok() {
+            Identity::generate().save(&identity).expect("a new file");
+            WriterKey::generate().save(&writer).expect("a new file");
+        }
+        let keys = Self {
+            identity: Identity::load(&identity).expect("an identity"),
+            writer: WriterKey::load(&writer).expect("a signing key"),
+        };
+        KEYS.set(keys).expect("the first keys of this process");
     }
 
     fn wrappers(&self) -> Vec<Wrapper> {

@@ -7,11 +7,11 @@ use pitr_tests::check::{check_bytes, check_runs, check_whole, prove};
 use pitr_tests::fault_store::FaultStore;
 use pitr_tests::known_source::KnownSource;
 use pitr_tests::life::{
-    Pace, die_with_puts_under_way, holes, live, live_to_the_end, runtime, segment,
+    FIRST_POSITION, Pace, die_with_puts_under_way, holes, live, live_to_the_end, runtime, segment,
 };
 use pitr_tests::memory_store::MemoryStore;
 
-const START: u64 = 0x300_0000;
+const START: u64 = FIRST_POSITION;
 
 /// A life that stops in good order at `until`.
 fn live_until(

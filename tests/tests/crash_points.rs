@@ -4,11 +4,12 @@
 use pitr_tests::fault_store::{Call, Fault, FaultStore};
 use pitr_tests::known_source::KnownSource;
 use pitr_tests::life::{
-    Pace, Random, die_at, die_with_puts_under_way, holes, live, live_to_the_end, segment,
+    FIRST_POSITION, Pace, Random, die_at, die_with_puts_under_way, holes, live, live_to_the_end,
+    segment,
 };
 use pitr_tests::memory_store::MemoryStore;
 
-const START: u64 = 0x300_0000;
+const START: u64 = FIRST_POSITION;
 const CRASHES: [Fault; 3] = [Fault::CrashBefore, Fault::CrashAfter, Fault::CrashTorn];
 
 #[test]

@@ -9,10 +9,10 @@ use pitr_archive::reader::LogReader;
 use pitr_tests::check::{check_bytes, check_whole};
 use pitr_tests::fault_store::{Fault, FaultStore};
 use pitr_tests::known_source::KnownSource;
-use pitr_tests::life::{Keys, Pace, Random, archive_all, live, runtime, stream};
+use pitr_tests::life::{FIRST_POSITION, Keys, Pace, Random, archive_all, live, runtime, stream};
 use pitr_tests::memory_store::MemoryStore;
 
-const START: u64 = 0x300_0000;
+const START: u64 = FIRST_POSITION;
 const LENGTH: usize = 30_500;
 
 /// A store of which every call takes its time.

@@ -7,10 +7,10 @@ use pitr_archive::object::Header;
 use pitr_archive::reader::{LogReader, Run};
 use pitr_tests::fault_store::FaultStore;
 use pitr_tests::known_source::KnownSource;
-use pitr_tests::life::{Keys, Pace, Random, live, runtime, stream};
+use pitr_tests::life::{FIRST_POSITION, Keys, Pace, Random, live, runtime, stream};
 use pitr_tests::memory_store::MemoryStore;
 
-const START: u64 = 0x300_0000;
+const START: u64 = FIRST_POSITION;
 const LENGTH: u64 = 60_000;
 
 /// A stream of unlike segments, written in several lives, with breaks where the source lost bytes.

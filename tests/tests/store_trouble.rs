@@ -10,11 +10,11 @@ use pitr_tests::check::{check_whole, prove};
 use pitr_tests::fault_store::{Call, Failure, Fault, FaultStore};
 use pitr_tests::known_source::KnownSource;
 use pitr_tests::life::{
-    Pace, Random, archive_all, live, live_to_the_end, runtime, segment, stream,
+    FIRST_POSITION, Pace, Random, archive_all, live, live_to_the_end, runtime, segment, stream,
 };
 use pitr_tests::memory_store::MemoryStore;
 
-const START: u64 = 0x300_0000;
+const START: u64 = FIRST_POSITION;
 const PASSING: [Failure; 3] = [Failure::Unavailable, Failure::Full, Failure::Denied];
 
 /// Lives until one ends without an error; the errors before must be ones that pass.
