@@ -64,6 +64,11 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
         },
         windows: windows.windows.iter().map(window).collect(),
         gaps: windows.gaps.iter().map(gap).collect(),
+        lost_tails: windows
+            .lost_tails
+            .iter()
+            .map(|timeline| timeline.0)
+            .collect(),
         base_backups,
         incomplete_backups: catalogue
             .incomplete

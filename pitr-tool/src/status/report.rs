@@ -18,6 +18,8 @@ pub struct Report {
     pub windows: Vec<Window>,
     /// Stretches that no window covers because their bytes were never archived, or are missing.
     pub gaps: Vec<Gap>,
+    /// Timelines whose newest segments existed and are gone.
+    pub lost_tails: Vec<u32>,
     /// Base backups that are complete, oldest first.
     pub base_backups: Vec<BaseBackup>,
     /// Base backups that are not: under way, or interrupted. No restore uses them.
@@ -151,6 +153,12 @@ impl fmt::Display for Report {
             writeln!(
                 f,
                 "gap      timeline {timeline}: {from_lsn} to {to_lsn} was never archived or is missing"
+            )?;
+        }
+        for timeline in &self.lost_tails {
+            writeln!(
+                f,
+                "DAMAGE   timeline {timeline}: its newest segments existed and are gone (pitr-tool verify names them)"
             )?;
         }
         self.write_backups(f)
@@ -291,6 +299,7 @@ mod tests {
                 base_backup: "20261120T120000Z".into(),
             }],
             gaps: vec![],
+            lost_tails: vec![],
             base_backups: vec![sealed()],
             incomplete_backups: vec![],
             end: Some(End {

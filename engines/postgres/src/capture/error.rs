@@ -51,6 +51,9 @@ pub enum CaptureError {
         /// Which one.
         timeline: TimelineId,
     },
+    /// The server lacks WAL that its slot should keep.
+    #[error("the server does not have the WAL from its own slot on; trying again")]
+    GapAgain,
     /// A history file that cannot be read.
     #[error(transparent)]
     History(#[from] HistoryError),
@@ -63,7 +66,7 @@ impl CaptureError {
     pub fn is_permanent(&self, streamed_once: bool) -> bool {
         match self {
             // The position is read back from the store, and the server sends the bytes again.
-            Self::Archive(ArchiveError::Discontinuous { .. }) => false,
+            Self::Archive(ArchiveError::Discontinuous { .. }) | Self::GapAgain => false,
             Self::Archive(error) => error.is_permanent(),
             Self::Source(_) | Self::OtherBranch { .. } => true,
             Self::Connect(error) => error.is_permanent() && !streamed_once,

@@ -4,6 +4,7 @@
 //! `stream` moves bytes until the timeline ends; `annotate` checks the WAL as it passes.
 
 mod annotate;
+mod clock;
 mod error;
 mod position;
 mod slot;
@@ -102,6 +103,8 @@ pub(crate) struct Capture {
     compressor: Compressor,
     status: watch::Sender<CaptureStatus>,
     shutdown: watch::Receiver<bool>,
+    /// The server of this session is a standby.
+    is_standby: bool,
 }
 
 /// Captures until `shutdown` becomes true; then closes the open segment and waits until it is durable. Reconnects for as long as
@@ -124,6 +127,7 @@ pub async fn run(
         compressor: Compressor::new(),
         status,
         shutdown,
+        is_standby: false,
     };
     let mut backoff = BACKOFF_FIRST;
     let mut streamed_once = false;
@@ -166,6 +170,10 @@ impl Capture {
         if client.in_recovery() && !self.settings.allow_standby {
             return Err(CaptureError::Standby);
         }
+        self.is_standby = client.in_recovery();
+        self.status
+            .send_modify(|status| status.server_end = identity.flush_lsn);
+        let mut gaps = 0;
         let mut place = self.place(&mut client, &identity).await?;
         loop {
             match self.stream(client, place).await? {
@@ -174,7 +182,9 @@ impl Capture {
                     client = *same;
                     place = self.place_on(&mut client, next).await?;
                 }
+                StreamEnd::Gap if gaps > 0 => return Err(CaptureError::GapAgain),
                 StreamEnd::Gap => {
+                    gaps += 1;
                     client = ReplicationClient::connect(&self.settings.connection, Mode::Physical)
                         .await?;
                     place = self.place_after_gap(&mut client).await?;

@@ -84,15 +84,15 @@ impl Capture {
         let identity = client.identify_system().await?;
         self.source.check(&identity)?;
         self.history(client, identity.timeline).await?;
+        let durable = self.resume(identity.timeline).await?.durable().map(Lsn);
         let restart = self
-            .slot_after_gap(client)
+            .slot_after_gap(client, durable)
             .await?
             .unwrap_or(identity.flush_lsn);
-        let mut place = self.begin(identity.timeline, restart).await?;
-        let durable = place.resume.durable().map(Lsn);
-        if let Some(durable) = durable.filter(|&durable| durable >= place.from) {
-            place.from = durable.segment_start(self.source.wal_segment_bytes);
-            return Ok(place);
+        let place = self.begin(identity.timeline, restart).await?;
+        if durable.is_some_and(|durable| durable >= place.from) {
+            let found = place.resume;
+            return self.continue_on(identity.timeline, found, durable.unwrap_or(restart));
         }
         tracing::error!(
             timeline = %place.timeline, archived = ?durable, from = %place.from,

@@ -33,24 +33,33 @@ impl Capture {
         Ok(state.and_then(|state| state.restart_lsn))
     }
 
-    /// The server no longer has what the archive needs next. From where on it does: where a live slot keeps WAL, or where a new
-    /// one does, if the server gave the old one up.
+    /// The server no longer has what the archive needs next, which ends at `durable`. From where on it does have WAL: where a live
+    /// slot keeps it, or where a new one does. A slot that claims to keep what the server could not send is of no use.
     pub(super) async fn slot_after_gap(
         &self,
         client: &mut ReplicationClient,
+        durable: Option<Lsn>,
     ) -> Result<Option<Lsn>, CaptureError> {
         let slot = &self.settings.slot;
-        match client.read_replication_slot(slot).await? {
-            Some(state) if state.restart_lsn.is_none() && self.settings.create_slot => {
-                tracing::error!(
-                    slot,
-                    "the server gave the replication slot up (max_slot_wal_keep_size?); making it anew"
-                );
-                client.drop_slot(slot).await?;
+        if let Some(state) = client.read_replication_slot(slot).await? {
+            if let Some(restart) = state
+                .restart_lsn
+                .filter(|&restart| durable.is_none_or(|durable| restart > durable))
+            {
+                return Ok(Some(restart));
             }
-            Some(state) => return Ok(state.restart_lsn),
-            None => {}
+            if !self.settings.create_slot {
+                return Err(CaptureError::SlotMissing {
+                    slot: slot.clone(),
+                    durable: durable.unwrap_or_default(),
+                });
+            }
+            tracing::error!(
+                slot,
+                "the server gave up what the replication slot was to keep; making it anew"
+            );
+            client.drop_slot(slot).await?;
         }
-        self.ensure_slot(client, None).await
+        self.ensure_slot(client, durable).await
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::annotate::WalAnnotator;
+use super::clock::QuietClock;
 use super::position::Place;
 use super::{Capture, CaptureError};
 use crate::replication::{
@@ -18,8 +19,6 @@ use crate::{Lsn, TimelineId};
 
 /// Status goes out at least so often, whatever the store does.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
-/// The server's clock is noted so often.
-const CLOCK_EVERY: Duration = Duration::from_secs(1);
 
 /// So often, and for so long, a server asks in vain before it is taken to be shutting down.
 const LET_GO_TIMES: u32 = 20;
@@ -78,6 +77,13 @@ impl Capture {
                 Err(error) => Err(error.into()),
                 Ok(_) => unreachable!("a writer stops before its end only with an error"),
             },
+            // The server says only after the stream has begun that it no longer has the WAL.
+            Err(CaptureError::Replication(error)) if is_gap(&error) => {
+                tracing::error!(%error, "the server cannot continue where the archive ends");
+                drop(stream);
+                log.finish().await?;
+                Ok(StreamEnd::Gap)
+            }
             // What was received is not thrown away: it need not be sent again. The server does not wait for it meanwhile.
             Err(error) => {
                 drop(stream);
@@ -138,7 +144,7 @@ impl Capture {
         let durable = Lsn(log.progress().borrow().durable);
         tracing::info!(%timeline, %from, %durable, "streaming");
         self.status.send_modify(|status| {
-            (status.streaming, status.timeline) = (true, Some(timeline));
+            status.timeline = Some(timeline);
             (status.received, status.durable) = (durable, durable);
         });
         Ok(ControlFlow::Continue((stream, log)))
@@ -154,10 +160,13 @@ impl Capture {
         let mut progress = log.progress();
         let mut timer = tokio::time::interval(STATUS_EVERY);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut noted = Instant::now() - CLOCK_EVERY;
+        let mut quiet = QuietClock::new(self.is_standby);
         let mut shutdown = self.shutdown.clone();
         let mut asked = Asked::default();
         loop {
+            if log.room_now().is_none() {
+                quiet.blocked();
+            }
             let message = tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|&stop| stop) => return Ok(Step::Stop),
@@ -188,11 +197,10 @@ impl Capture {
                     asked = Asked::default();
                     room.append(start.0, data);
                     self.heard(server_end, clock, Some(end));
-                    if noted.elapsed() >= CLOCK_EVERY
+                    if let Some((clock, end)) = quiet.wal(end, server_end, clock)
                         && let Some(room) = log.room_now()
                     {
-                        room.observe_clock(clock, server_end.0);
-                        noted = Instant::now();
+                        room.observe_clock(clock, end.0);
                     }
                 }
                 WalMessage::Keepalive {
@@ -200,11 +208,17 @@ impl Capture {
                     clock,
                     reply_requested,
                 } => {
-                    room.observe_clock(clock, server_end.0);
+                    if let Some((clock, end)) = quiet.keepalive(server_end, clock) {
+                        room.observe_clock(clock, end.0);
+                    }
                     self.heard(server_end, clock, None);
                     if reply_requested {
                         self.acknowledge(stream, &mut progress, false).await?;
-                        if asked.again() {
+                        let (received, durable) = {
+                            let status = self.status.borrow();
+                            (status.received, status.durable)
+                        };
+                        if durable < received && asked.again() {
                             return Err(ReplicationError::ShuttingDown.into());
                         }
                     }
@@ -216,7 +230,8 @@ impl Capture {
 
     fn heard(&self, server_end: Lsn, clock: i64, received: Option<Lsn>) {
         self.status.send_modify(|status| {
-            (status.server_end, status.clock) = (server_end, clock);
+            status.streaming = true;
+            (status.server_end, status.clock) = (server_end.max(status.server_end), clock);
             status.received = received.unwrap_or(status.received).max(status.received);
         });
     }

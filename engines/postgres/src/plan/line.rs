@@ -21,6 +21,8 @@ pub(crate) struct Share {
     pub(crate) until: Option<Lsn>,
     /// What the source's clock showed when everything before it was durable.
     pub(crate) covered: Option<i64>,
+    /// The last known head names a segment that is no longer there.
+    pub(crate) tail_lost: bool,
 }
 
 /// Unbroken WAL on one timeline.
@@ -74,14 +76,17 @@ impl Line {
             if stream.is_none() && shares.is_empty() {
                 return Err(PlanError::NoTimeline(at));
             }
+            let head = stream.and_then(|stream| stream.end.head.as_ref());
+            let runs = stream.map(|stream| stream.runs.clone()).unwrap_or_default();
+            let last = runs.last().map(|run| run.positions.end);
+            let tail_lost = head.is_some_and(|head| last.is_none_or(|last| last < head.end));
             shares.push(Share {
                 timeline: at,
                 reader: LogReader::new(Arc::clone(archive), at.stream_name()),
-                runs: stream.map(|stream| stream.runs.clone()).unwrap_or_default(),
+                runs,
                 until,
-                covered: stream
-                    .and_then(|stream| stream.end.head.as_ref())
-                    .and_then(|head| head.covered),
+                covered: head.and_then(|head| head.covered).filter(|_| !tail_lost),
+                tail_lost,
             });
             if at == TimelineId(1) {
                 break;
@@ -129,7 +134,7 @@ impl Line {
                 Some(_) => return (stretches, false),
                 None => {
                     let last = share.runs.last().is_some_and(|last| last == run);
-                    return (stretches, last);
+                    return (stretches, last && !share.tail_lost);
                 }
             }
         }

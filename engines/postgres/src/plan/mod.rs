@@ -22,7 +22,7 @@ use crate::backup::BackupManifest;
 use crate::source::Source;
 use crate::{Lsn, Target, TimelineId};
 use line::{Island, Line};
-use resolve::{Resolver, Stop};
+use resolve::{AtTime, Resolver, Stop};
 use scan::Scan;
 
 /// Plans the way to `target`, on `timeline` or the newest one. What it returns is proved: the record exists, the base and every
@@ -108,7 +108,7 @@ impl Planner<'_> {
                         .bases
                         .iter()
                         .rev()
-                        .find(|base| base.header.end <= stop.lsn.0);
+                        .find(|base| base.header.end <= stop.replayed.0);
                     if let Some(base) = base {
                         let record = StopAt::Record {
                             lsn: stop.lsn,
@@ -158,22 +158,15 @@ impl Planner<'_> {
         let resolver = self.resolver(island);
         let found = match self.target {
             Target::Time(time) => match resolver.time(*time, self.before).await? {
-                Some(stop) => Some(stop),
-                None => return self.quiet(island, *time).await,
+                AtTime::Stop(stop) => Some(stop),
+                AtTime::BeforeBase => None,
+                AtTime::Quiet => return self.quiet(island, *time).await,
             },
             Target::Latest if newest && island.open => resolver.end().await?,
-            Target::Latest => {
-                let reason = "the log goes on behind a gap, and there is no base backup after it";
-                return Ok(Outcome::PastEnd(reason.into()));
-            }
+            Target::Latest => return Ok(Outcome::PastEnd(self.why_it_ends(island).into())),
             Target::Lsn(lsn) => match resolver.lsn(*lsn, self.before).await? {
                 None if *lsn > island.end() || (*lsn == island.end() && newest) => {
-                    let reason = if island.open {
-                        "the archive's WAL ends before it"
-                    } else {
-                        "it lies in a gap of the WAL"
-                    };
-                    return Ok(Outcome::PastEnd(reason.into()));
+                    return Ok(Outcome::PastEnd(self.why_it_ends(island).into()));
                 }
                 found => found,
             },
@@ -198,9 +191,24 @@ impl Planner<'_> {
                 format!("the archive knows what happened only up to {known}")
             }
             _ if island.open => "the archive holds no transaction, so no time can be told".into(),
-            _ => "it lies in a gap of the WAL, or after it".into(),
+            _ => self.why_it_ends(island).into(),
         };
         Ok(Outcome::PastEnd(reason))
+    }
+
+    fn why_it_ends(&self, island: &Island) -> &'static str {
+        let last = island
+            .stretches
+            .last()
+            .map(|stretch| &self.line.shares[stretch.share]);
+        if island.open {
+            "the archive's WAL ends before it"
+        } else if last.is_some_and(|share| share.tail_lost) {
+            "the archive's newest segments existed and are gone: the store was rolled back or they were deleted \
+             (pitr-tool verify names them)"
+        } else {
+            "the WAL has a gap there, and no base backup after it reaches the target"
+        }
     }
 
     /// Up to which time it is known what happened: the last transaction, or the clock when everything was durable.

@@ -23,12 +23,24 @@ pub(super) struct Stop {
     /// The record's start.
     pub(super) lsn: Lsn,
     pub(super) inclusive: bool,
+    /// Everything before it is replayed for certain: a base has to be consistent by then.
+    pub(super) replayed: Lsn,
     /// WAL is needed up to here.
     pub(super) wal_end: Lsn,
     /// Index of the share it lies on.
     pub(super) share: usize,
     pub(super) last_commit: Option<i64>,
     pub(super) first_left_out: Option<i64>,
+}
+
+/// What stands at a time.
+pub(super) enum AtTime {
+    /// The first end of a transaction past it.
+    Stop(Stop),
+    /// The oldest base is from later.
+    BeforeBase,
+    /// No transaction ended past it.
+    Quiet,
 }
 
 /// Resolves targets on one island.
@@ -40,8 +52,8 @@ pub(super) struct Resolver<'a> {
 
 impl Resolver<'_> {
     /// PostgreSQL's rule: before the first end of a transaction, in WAL order, whose time is past the target (or, with `before`,
-    /// is the target's). `None`: no such record.
-    pub(super) async fn time(&self, time: i64, before: bool) -> Result<Option<Stop>, PlanError> {
+    /// is the target's).
+    pub(super) async fn time(&self, time: i64, before: bool) -> Result<AtTime, PlanError> {
         let past = |candidate: i64| {
             if before {
                 candidate >= time
@@ -49,6 +61,9 @@ impl Resolver<'_> {
                 candidate > time
             }
         };
+        if self.base_is_past(time, &past).await? {
+            return Ok(AtTime::BeforeBase);
+        }
         for stretch in &self.island.stretches {
             let share = &self.line.shares[stretch.share];
             let seqs = stretch_seqs(share, stretch).await?;
@@ -63,7 +78,7 @@ impl Resolver<'_> {
                 if unsure < seq
                     && let Some(stop) = self.first_past(stretch, unsure, &past).await?
                 {
-                    return Ok(Some(stop));
+                    return Ok(AtTime::Stop(stop));
                 }
             }
             // The running maximum may stem from before the stretch; the segment's own maximum decides.
@@ -72,12 +87,56 @@ impl Resolver<'_> {
                 if header.time_max.is_some_and(past)
                     && let Some(stop) = self.first_past(stretch, seq, &past).await?
                 {
-                    return Ok(Some(stop));
+                    return Ok(AtTime::Stop(stop));
                 }
                 seq += 1;
             }
         }
-        Ok(None)
+        Ok(AtTime::Quiet)
+    }
+
+    /// The oldest base already holds what lies past the target: it began later, or its WAL says so. A clock that once ran ahead
+    /// leaves times in the WAL that prove nothing about a base that was over before the target.
+    async fn base_is_past(
+        &self,
+        time: i64,
+        past: &(dyn Fn(i64) -> bool + Sync),
+    ) -> Result<bool, PlanError> {
+        let base = &self.island.bases[0].header;
+        if base.time_min.is_some_and(|began| time < began) {
+            return Ok(true);
+        }
+        if base.time_max.is_some_and(|ended| time >= ended) {
+            return Ok(false);
+        }
+        let Some(first) = self.island.stretches.first() else {
+            return Ok(false);
+        };
+        let share = &self.line.shares[first.share];
+        let Some(seq) = share.reader.seq_at(&first.run, first.from.0).await? else {
+            return Ok(false);
+        };
+        if seq > first.run.seqs.start
+            && share
+                .reader
+                .header_of(seq - 1)
+                .await?
+                .time_high
+                .is_some_and(past)
+        {
+            return Ok(true);
+        }
+        let start = Lsn(share.reader.header_of(seq).await?.start);
+        let mut found = false;
+        let mut sink = |event: &WalEvent| {
+            found |=
+                transaction_end(event).is_some_and(|end| end.at < first.from && past(end.time));
+            ControlFlow::Continue(())
+        };
+        self.scan
+            .wal(share, &first.run, start..first.from, &mut sink)
+            .await?;
+        Ok(found)
     }
 
     /// Segments from `first` to `last` whose times may lack their first record, oldest first.
@@ -124,6 +183,7 @@ impl Resolver<'_> {
                     stop = Some(Stop {
                         lsn: end.at,
                         inclusive: false,
+                        replayed: end.at,
                         wal_end: end.end,
                         share: stretch.share,
                         last_commit,
@@ -181,6 +241,7 @@ impl Resolver<'_> {
         Ok(last.map(|record| Stop {
             lsn: record.start,
             inclusive: true,
+            replayed: record.end,
             wal_end: record.end,
             share: stretch.share,
             last_commit,
@@ -231,6 +292,7 @@ impl Resolver<'_> {
         Ok(Some(Stop {
             lsn,
             inclusive: !before,
+            replayed: lsn,
             wal_end,
             share: stretch.share,
             last_commit,
@@ -312,6 +374,7 @@ impl Resolver<'_> {
                 found.push(Stop {
                     lsn: at,
                     inclusive: !before,
+                    replayed: if before { at } else { end },
                     wal_end: end,
                     share: stretch.share,
                     last_commit: if commit && !before {

@@ -42,6 +42,8 @@ pub struct Windows {
     pub windows: Vec<Window>,
     /// In the order of their timelines.
     pub gaps: Vec<Gap>,
+    /// Timelines whose newest segments existed and are gone.
+    pub lost_tails: Vec<TimelineId>,
 }
 
 impl Windows {
@@ -62,6 +64,9 @@ impl Windows {
                 Err(PlanError::NoHistory(_)) => continue,
                 Err(error) => return Err(error),
             };
+            if line.shares.last().is_some_and(|share| share.tail_lost) {
+                found.lost_tails.push(timeline);
+            }
             for island in line.islands(catalogue) {
                 found.add(&line, &island, timeline).await?;
             }
