@@ -96,7 +96,7 @@ impl Capture {
         }
         tracing::error!(
             timeline = %place.timeline, archived = ?durable, from = %place.from,
-            "GAP: the server no longer has the WAL behind the archive's end; what lies between is lost for recovery. \
+            "a gap in the log: the server no longer has the WAL behind the archive's end; what lies between is lost for recovery. \
              Take a new base backup now: pitr-tool backup"
         );
         self.status.send_modify(|status| status.gaps += 1);
