@@ -117,7 +117,7 @@ impl LogWriter {
         let (publish, progress) = watch::channel(Progress {
             sealed: durable,
             durable,
-            covered: None,
+            covered: resume.covered,
         });
         let pump = Pump::new(
             writer,

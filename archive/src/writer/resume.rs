@@ -46,6 +46,8 @@ pub struct Resume {
     /// The hash of the segment with the highest number, which a new run carries on.
     pub(super) tail: [u8; 32],
     pub(super) next_seq: u64,
+    /// What the last head said about the source's clock, if all that it knew of is there.
+    pub(super) covered: Option<i64>,
 }
 
 impl Resume {
@@ -97,6 +99,7 @@ pub async fn resume(
             slots: Vec::new(),
             tail: [0; 32],
             next_seq: 0,
+            covered: None,
         });
     };
     let near = near_end(writer, &reader, last).await?;
@@ -117,6 +120,8 @@ pub async fn resume(
         (Some(_), None) => fill_slots(stream, position, &near)?,
         (None, _) => Vec::new(),
     };
+    let contiguous_seq = last_contiguous.as_ref().map(|present| present.header.seq);
+    let head = end.head.filter(|head| contiguous_seq >= Some(head.seq));
     Ok(Resume {
         run: Some(RunStart {
             seq,
@@ -127,6 +132,7 @@ pub async fn resume(
         slots,
         tail: tail.hash,
         next_seq: last + 1,
+        covered: head.and_then(|head| head.covered),
     })
 }
 
