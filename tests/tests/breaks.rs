@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use pitr_archive::ArchiveError;
+use pitr_archive::reader::LogReader;
 use pitr_tests::check::{check_bytes, check_runs, check_whole, prove};
 use pitr_tests::fault_store::FaultStore;
 use pitr_tests::known_source::KnownSource;
 use pitr_tests::life::{
-    FIRST_POSITION, Pace, die_with_puts_under_way, holes, live, live_to_the_end, runtime, segment,
+    FIRST_POSITION, Keys, Pace, die_with_puts_under_way, holes, live, live_to_the_end, runtime,
+    segment, stream,
 };
 use pitr_tests::memory_store::MemoryStore;
 
@@ -49,6 +51,23 @@ fn a_shutdown_closes_the_open_segment_and_the_next_start_goes_on() {
         runtime().block_on(check_whole(Arc::new(medium.clone()), &source, end));
         live_to_the_end(&medium, &source, &format!("stopped after {until}"));
     }
+}
+
+#[test]
+fn a_start_without_news_keeps_what_the_head_said_about_the_source_s_clock() {
+    let (medium, source) = (MemoryStore::new(), KnownSource::new(START, 5_500));
+    let covered = || {
+        let (keys, store) = (Keys::shared(), Arc::new(medium.clone()));
+        let head = runtime().block_on(async {
+            let log = LogReader::new(keys.archive(store).await.unwrap(), stream());
+            log.head().await.unwrap().unwrap()
+        });
+        (head.seq, head.covered)
+    };
+    live_until(&medium, &source, START + 3_000).unwrap();
+    assert_eq!(covered(), (2, Some(START as i64 + 3_000)));
+    live_until(&medium, &source, START + 3_000).unwrap();
+    assert_eq!(covered(), (2, Some(START as i64 + 3_000)));
 }
 
 #[test]
