@@ -131,8 +131,17 @@ impl Site {
                 program.name(),
                 std::thread::current().id()
             ));
-            fs::copy(&built, &partial)
-                .unwrap_or_else(|error| panic!("copy {}: {error}", built.display()));
+            // By a process of its own: were the copy open for writing here, a child that another thread starts now would
+            // inherit it, and the kernel refuses to run a program that somebody has open for writing.
+            let copied = std::process::Command::new("cp")
+                .arg(&built)
+                .arg(&partial)
+                .status();
+            assert!(
+                copied.is_ok_and(|status| status.success()),
+                "copy {}",
+                built.display()
+            );
             fs::set_permissions(&partial, fs::Permissions::from_mode(0o755))
                 .expect("make the copy executable");
             fs::rename(&partial, &copy).expect("name the copy");

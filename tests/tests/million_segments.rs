@@ -213,7 +213,8 @@ impl Store for EndlessStore {
     }
 }
 
-async fn back_up(writer: &Arc<Writer>, page: u64) {
+/// A base backup that begins behind the commit of `page` and is consistent `pages` later, or at once.
+async fn back_up(writer: &Arc<Writer>, page: u64, pages: u64) {
     let moment = jiff::Timestamp::from_microsecond(commit_time(page)).unwrap();
     let id = BackupId::at(moment);
     let settings = BackupSettings {
@@ -224,7 +225,12 @@ async fn back_up(writer: &Arc<Writer>, page: u64) {
     let mut backup =
         BackupWriter::start(Arc::clone(writer), id, stream, settings, Compressor::new());
     backup.append(b"{}").await.unwrap();
-    let (start, end) = (commit_at(page), commit_at(page + 60));
+    let start = commit_at(page) + 40;
+    let end = if pages == 0 {
+        start + 8
+    } else {
+        commit_at(page + pages)
+    };
     let manifest = BackupManifest {
         version: BackupManifest::VERSION,
         label: String::new(),
@@ -248,7 +254,7 @@ async fn back_up(writer: &Arc<Writer>, page: u64) {
         contents_bytes: 2,
         parts: 1,
     };
-    let times = (commit_time(page), commit_time(page + 60));
+    let times = (commit_time(page), commit_time(page + pages));
     backup
         .finish(start, end, times, &manifest.encode())
         .await
@@ -272,6 +278,13 @@ async fn put_head(store: &EndlessStore, key: &WriterKey) {
 }
 
 async fn endless() -> (Arc<EndlessStore>, Reading) {
+    let daily: Vec<_> = (0..SEGMENTS.div_ceil(DAY))
+        .map(|day| (day * DAY + 100, 60))
+        .collect();
+    endless_with(&daily).await
+}
+
+async fn endless_with(backups: &[(u64, u64)]) -> (Arc<EndlessStore>, Reading) {
     let store = Arc::new(EndlessStore {
         memory: MemoryStore::new(),
         writer: OnceLock::new(),
@@ -290,8 +303,8 @@ async fn endless() -> (Arc<EndlessStore>, Reading) {
     put_head(&store, &key).await;
     let writer = Writer::new(Arc::clone(&archive), key, wrappers.to_vec()).unwrap();
     store.writer.set(Arc::clone(&writer)).unwrap();
-    for day in 0..SEGMENTS.div_ceil(DAY) {
-        back_up(&writer, day * DAY + 100).await;
+    for &(page, pages) in backups {
+        back_up(&writer, page, pages).await;
     }
     (store, Reading::new(archive, Opener::Identity(identity)))
 }
@@ -404,4 +417,24 @@ async fn what_lies_outside_is_refused_with_the_nearest_moment() {
             other => panic!("{target}: {other:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_base_that_holds_what_came_after_the_target_is_not_taken() {
+    // No transaction ends while it is taken, so no stop lies inside it that could give it away.
+    let (_, reading) = endless_with(&[(100, 0)]).await;
+    let before = Target::Time(commit_time(100) - 1);
+    match plan(&reading, &before, false, None).await {
+        Err(PlanError::Unreachable { nearest_after, .. }) => assert!(nearest_after.is_some()),
+        other => panic!("{other:?}"),
+    }
+    let at = Target::Time(commit_time(100));
+    let plan = plan(&reading, &at, false, None).await.unwrap();
+    assert_eq!(
+        plan.stop,
+        StopAt::Record {
+            lsn: Lsn(commit_at(101)),
+            inclusive: false
+        }
+    );
 }

@@ -91,6 +91,9 @@ pub(super) async fn restore(
     drop(held);
     let bytes = chain.finish(&combined)?;
     drop(mark);
+    // First: a mark that outlives the move would let a later restore take the cluster's tablespaces for its own.
+    let mark = chain.work.join(MARK);
+    fs::remove_file(&mark).map_err(RestoreError::file("remove", &mark))?;
     fs::remove_dir_all(&chain.work).map_err(RestoreError::file("remove", &chain.work))?;
     Ok(Restored {
         into: into.into(),
@@ -169,8 +172,13 @@ impl Chain<'_> {
         place::make_directory(&self.work, 0o700)?;
         let (mark, done) = Mark::open(&self.work.join(MARK), &job)?;
         if done.verified {
-            // The combination was interrupted: what it wrote is ours, and of no use.
             let combined = self.combined();
+            if !combined.exists() {
+                // Nothing was combined yet, or it was and is in use elsewhere by now: what lies in the tablespaces is not ours to remove.
+                place::check_tablespaces(self.into, &self.outside)?;
+                return Ok(mark);
+            }
+            // The combination was interrupted: what it wrote is ours, and of no use.
             for place in self.outside.values().chain([&combined]) {
                 match fs::remove_dir_all(place) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -223,12 +223,17 @@ fn is_named(tree: &Tree) -> bool {
 impl Laid {
     /// Sets the server up, makes everything durable, and only then makes the directory one that can be started.
     fn finish(self, plan: &Plan, options: &RestoreOptions) -> Result<Restored, RestoreError> {
-        if !is_named(&self.tree) {
+        let root = &self.tree.root;
+        // Whatever an interrupted restore wrote, it is this one's target that counts.
+        if is_named(&self.tree) {
+            place::refuse_if_started(root)?;
+            settings::write(root, plan, options.action, &options.commands)?;
+            self.sync_all()?;
+        } else {
             self.set_modes()?;
-            settings::write(&self.tree.root, plan, options.action, &options.commands)?;
+            settings::write(root, plan, options.action, &options.commands)?;
             self.name_control()?;
         }
-        let root = &self.tree.root;
         self.mark.remove()?;
         Ok(Restored {
             into: root.clone(),
@@ -258,12 +263,16 @@ impl Laid {
         Ok(())
     }
 
+    fn sync_all(&self) -> Result<(), RestoreError> {
+        let roots = std::iter::once(&self.tree.root).chain(self.tree.outside.values());
+        let open = |path: &PathBuf| File::open(path).map_err(RestoreError::file("open", path));
+        parts::sync(&roots.map(open).collect::<Result<Vec<_>, _>>()?)
+    }
+
     /// Makes everything durable, then gives `pg_control` its name.
     fn name_control(&self) -> Result<(), RestoreError> {
         let root = &self.tree.root;
-        let roots = std::iter::once(root).chain(self.tree.outside.values());
-        let open = |path: &PathBuf| File::open(path).map_err(RestoreError::file("open", path));
-        parts::sync(&roots.map(open).collect::<Result<Vec<_>, _>>()?)?;
+        self.sync_all()?;
         let (pending, control) = (root.join(PG_CONTROL_PENDING), root.join(PG_CONTROL));
         fs::rename(&pending, &control).map_err(RestoreError::file("rename", &pending))?;
         sync_directory(control.parent().expect("pg_control lies in global"))

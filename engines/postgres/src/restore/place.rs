@@ -132,6 +132,15 @@ pub(super) fn make_directory(path: &Path, mode: u32) -> Result<(), RestoreError>
     make().map_err(RestoreError::file("create directory", path))
 }
 
+/// Refuses a data directory on which a server was started: recovery takes `backup_label` away, a running server leaves its pid.
+pub(super) fn refuse_if_started(root: &Path) -> Result<(), RestoreError> {
+    if root.join("backup_label").exists() && !root.join("postmaster.pid").exists() {
+        return Ok(());
+    }
+    let reason = "a server was started on it after an earlier restore; choose another directory";
+    Err(RestoreError::place(root, reason))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
