@@ -64,6 +64,13 @@ impl Daemon {
 
     /// Makes keys, configuration and archive without starting.
     pub fn prepare(site: &Arc<Site>, settings: Settings) -> Daemon {
+        let daemon = Daemon::configured(site, settings);
+        daemon.tool().run(&["init"]).success("pitr-tool init");
+        daemon
+    }
+
+    /// Makes keys and configuration, and no archive yet.
+    pub fn configured(site: &Arc<Site>, settings: Settings) -> Daemon {
         let home = site.directory(&format!("{}-home", settings.name));
         if !settings.archive.exists() {
             std::fs::create_dir_all(&settings.archive).expect("create the archive's directory");
@@ -80,7 +87,6 @@ impl Daemon {
             process: None,
         };
         daemon.write_configuration(&recipient);
-        daemon.tool().run(&["init"]).success("pitr-tool init");
         daemon
     }
 
@@ -91,6 +97,9 @@ impl Daemon {
             .expect("list it")
         {
             let from = entry.expect("list it").path();
+            if from.is_dir() {
+                continue;
+            }
             let to = home.join(from.file_name().expect("a file has a name"));
             std::fs::copy(&from, &to).expect("copy a key");
             self.site.own(&to);

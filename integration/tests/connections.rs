@@ -103,16 +103,23 @@ fn a_server_that_cannot_prove_who_it_is_gets_no_password() {
     let (server, _) = strict_server(&site);
     let other = site.directory("other-pki");
     certificates(&site, &other);
-    let daemon = Daemon::prepare(
+    let daemon = Daemon::configured(
         &site,
         settings(&server, "verify-full", &other.join("ca.crt")),
     );
-    let said = daemon
-        .check()
-        .exits(1, "pitrd --check against another authority")
-        .said();
-    assert!(said.to_lowercase().contains("certificate"), "{said}");
-    assert!(!said.contains("correct horse"));
+    for finished in [
+        daemon
+            .tool()
+            .run(&["init"])
+            .exits(6, "pitr-tool init against another authority"),
+        daemon
+            .check()
+            .exits(1, "pitrd --check against another authority"),
+    ] {
+        let said = finished.said();
+        assert!(said.to_lowercase().contains("certificate"), "{said}");
+        assert!(!said.contains("correct horse"));
+    }
 }
 
 #[test]

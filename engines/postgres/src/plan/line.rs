@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pitr_archive::catalogue::{Backup, Catalogue};
+use pitr_archive::catalogue::{Backup, Catalogue, Stream};
 use pitr_archive::object::{Header, Id, Kind, PREAMBLE_BYTES};
 use pitr_archive::reader::{LogReader, Run};
 use pitr_archive::store::{Piece, StoreError};
@@ -23,6 +23,8 @@ pub(crate) struct Share {
     pub(crate) covered: Option<i64>,
     /// The last known head names a segment that is no longer there.
     pub(crate) tail_lost: bool,
+    /// Behind the last run, and a missing number, there are segments.
+    pub(crate) hole: bool,
 }
 
 /// Unbroken WAL on one timeline.
@@ -80,6 +82,7 @@ impl Line {
             let runs = stream.map(|stream| stream.runs.clone()).unwrap_or_default();
             let last = runs.last().map(|run| run.positions.end);
             let tail_lost = head.is_some_and(|head| last.is_none_or(|last| last < head.end));
+            let hole = stream.is_some_and(has_hole);
             shares.push(Share {
                 timeline: at,
                 reader: LogReader::new(Arc::clone(archive), at.stream_name()),
@@ -87,6 +90,7 @@ impl Line {
                 until,
                 covered: head.and_then(|head| head.covered).filter(|_| !tail_lost),
                 tail_lost,
+                hole,
             });
             if at == TimelineId(1) {
                 break;
@@ -134,7 +138,7 @@ impl Line {
                 Some(_) => return (stretches, false),
                 None => {
                     let last = share.runs.last().is_some_and(|last| last == run);
-                    return (stretches, last && !share.tail_lost);
+                    return (stretches, last && !share.tail_lost && !share.hole);
                 }
             }
         }
@@ -176,6 +180,12 @@ impl Line {
         }
         islands
     }
+}
+
+/// Whether segments lie behind a missing one: puts in flight, of a daemon that runs or was killed, or a segment that was deleted.
+pub(super) fn has_hole(stream: &Stream) -> bool {
+    let contiguous = stream.runs.last().map_or(0, |run| run.seqs.end);
+    stream.end.last.is_some_and(|last| last >= contiguous)
 }
 
 /// The header of a timeline's history file: its parent, and where it branched off. `None` if the file is not there.

@@ -10,9 +10,12 @@ mod scan;
 mod shape;
 mod windows;
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use pitr_archive::catalogue::{Backup, BackupId, Catalogue};
 use pitr_archive::object::{Kind, object_bytes};
-use pitr_archive::{ArchiveError, Reading, layout};
+use pitr_archive::{Archive, ArchiveError, Reading, layout};
 
 pub use error::{Moment, PlanError};
 pub use shape::{PathStep, Plan, StopAt};
@@ -24,6 +27,10 @@ use crate::{Lsn, Target, TimelineId};
 use line::{Island, Line};
 use resolve::{AtTime, Resolver, Stop};
 use scan::Scan;
+
+/// Puts in flight are given so long to arrive.
+const SETTLE_MAX: Duration = Duration::from_secs(3);
+const SETTLE_STEP: Duration = Duration::from_millis(100);
 
 /// Plans the way to `target`, on `timeline` or the newest one. What it returns is proved: the record exists, the base and every
 /// segment between are present, the key opens them.
@@ -37,7 +44,7 @@ pub async fn plan(
     timeline: Option<TimelineId>,
 ) -> Result<Plan, PlanError> {
     let source = Source::of(reading.archive())?;
-    let catalogue = Catalogue::read(reading.archive()).await?;
+    let catalogue = settled(reading.archive()).await?;
     let timeline = match timeline {
         Some(timeline) => timeline,
         None => newest(&catalogue).ok_or(PlanError::NoTimeline(TimelineId(1)))?,
@@ -53,6 +60,18 @@ pub async fn plan(
     };
     let islands = planner.line.islands(&catalogue);
     Planner { islands, ..planner }.plan(timeline).await
+}
+
+/// The catalogue; where a daemon has puts in flight, after those that it had have arrived.
+async fn settled(archive: &Arc<Archive>) -> Result<Catalogue, ArchiveError> {
+    let until = Instant::now() + SETTLE_MAX;
+    loop {
+        let catalogue = Catalogue::read(archive).await?;
+        if !catalogue.streams.iter().any(line::has_hole) || Instant::now() >= until {
+            return Ok(catalogue);
+        }
+        tokio::time::sleep(SETTLE_STEP).await;
+    }
 }
 
 /// The newest timeline that the archive has WAL of.
@@ -206,6 +225,9 @@ impl Planner<'_> {
         } else if last.is_some_and(|share| share.tail_lost) {
             "the archive's newest segments existed and are gone: the store was rolled back or they were deleted \
              (pitr-tool verify names them)"
+        } else if last.is_some_and(|share| share.hole) {
+            "a segment is missing and others follow it: it was deleted, or a daemon was killed while it put them and has not been \
+             started since (pitr-tool verify names it)"
         } else {
             "the WAL has a gap there, and no base backup after it reaches the target"
         }
