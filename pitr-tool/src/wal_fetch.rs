@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use pitr_archive::Reading;
+use pitr_postgres::Lsn;
 use pitr_postgres::restore::wal_fetch::{self, Fetched, Ready, WalFetchError};
 use pitrd::exit::{Exit, Refusal};
 
@@ -35,6 +36,9 @@ pub struct Args {
     /// Where to put it: %p
     #[arg(required_unless_present = "cleanup")]
     pub path: Option<PathBuf>,
+    /// The recovery stops before this LSN: WAL up to a gap behind it may be had
+    #[arg(long, value_name = "LSN")]
+    pub until: Option<Lsn>,
     /// Remove what was fetched ahead into this pg_wal: recovery_end_command
     #[arg(long, value_name = "PG_WAL", conflicts_with_all = ["name", "path"])]
     pub cleanup: Option<PathBuf>,
@@ -74,7 +78,7 @@ pub fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
     if let Some(ready) = first {
         go_on(ready, name, place, &origin);
     }
-    let fetched = fetch(place, name, path)?;
+    let fetched = fetch(place, name, path, args.until)?;
     match fetched {
         Fetched::Absent => return Ok(Exit::No),
         Fetched::InPlace => {}
@@ -139,13 +143,13 @@ fn origin(place: &Place) -> String {
     )
 }
 
-fn fetch(place: &Place, name: &str, path: &Path) -> anyhow::Result<Fetched> {
+fn fetch(place: &Place, name: &str, path: &Path, until: Option<Lsn>) -> anyhow::Result<Fetched> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let reading = reading(place).await?;
-        wal_fetch::fetch(&reading, name, path)
+        wal_fetch::fetch(&reading, name, path, until)
             .await
             .map_err(classify)
     })

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use pitr_postgres::plan::StopAt;
 use pitr_postgres::restore::Commands;
 use pitrd::config::{Config, Encryption};
 
@@ -11,7 +12,11 @@ use crate::wal_fetch;
 
 /// `restore_command` and `recovery_end_command` for the archive that `place` names. They depend on no configuration file and no
 /// working directory.
-pub(super) fn commands(place: &Place, config: Option<&Config>) -> anyhow::Result<Commands> {
+pub(super) fn commands(
+    place: &Place,
+    config: Option<&Config>,
+    stop: StopAt,
+) -> anyhow::Result<Commands> {
     let program = std::env::current_exe().context("find this program")?;
     let mut words = vec![quote(&program.to_string_lossy())];
     for argument in archive_arguments(place, config)? {
@@ -19,8 +24,12 @@ pub(super) fn commands(place: &Place, config: Option<&Config>) -> anyhow::Result
     }
     let archive = words.join(" ");
     let (program, name) = (&words[0], wal_fetch::NAME);
+    let until = match stop {
+        StopAt::Record { lsn, .. } => format!(" --until {lsn}"),
+        StopAt::Consistency => String::new(),
+    };
     Ok(Commands {
-        restore: format!("{archive} {name} \"%f\" \"%p\""),
+        restore: format!("{archive} {name}{until} \"%f\" \"%p\""),
         end: format!("{program} {name} --cleanup pg_wal"),
     })
 }

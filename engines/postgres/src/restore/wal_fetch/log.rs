@@ -61,10 +61,18 @@ impl Log {
     }
 
     /// What is true of the WAL segment at `wanted`.
-    pub(super) async fn decide(&self, wanted: &Range<u64>) -> Result<Decision, WalFetchError> {
+    pub(super) async fn decide(
+        &self,
+        wanted: &Range<u64>,
+        until: Option<Lsn>,
+    ) -> Result<Decision, WalFetchError> {
+        let until = until.map(|until| until.0);
         let runs: Vec<_> = self.runs.iter().map(|run| run.positions.clone()).collect();
-        match decide(wanted, &runs, false) {
-            Decision::TooOld { .. } => Ok(decide(wanted, &runs, self.ancestor_has(wanted).await?)),
+        match decide(wanted, &runs, false, until) {
+            Decision::TooOld { .. } => {
+                let ancestor_has_it = self.ancestor_has(wanted).await?;
+                Ok(decide(wanted, &runs, ancestor_has_it, until))
+            }
             decision => Ok(decision),
         }
     }

@@ -17,7 +17,7 @@ pub use prefetch::{detach, prefetch};
 pub use ready::{Ready, Running};
 
 use crate::source::Source;
-use crate::{TimelineId, WalFileName};
+use crate::{Lsn, TimelineId, WalFileName};
 use decide::Decision;
 use log::Log;
 
@@ -31,7 +31,7 @@ pub enum Fetched {
 }
 
 /// Puts the WAL segment or history file `name` to `path`. A segment that the archive's end cuts off is filled up with zeros, which
-/// is how PostgreSQL knows the end of its log.
+/// is how PostgreSQL knows the end of its log; so is one that a gap cuts off, for a recovery that stops before `until`.
 ///
 /// # Errors
 /// Everything but a whole file and a proof that there is none: the caller must make the server stop.
@@ -39,6 +39,7 @@ pub async fn fetch(
     reading: &Arc<Reading>,
     name: &str,
     path: &Path,
+    until: Option<Lsn>,
 ) -> Result<Fetched, WalFetchError> {
     let segment_bytes = Source::of(reading.archive())?.wal_segment_bytes;
     let fetched = match WalFileName::parse(name, segment_bytes)? {
@@ -46,7 +47,7 @@ pub async fn fetch(
         WalFileName::Segment(timeline, start) => {
             let log = Log::open(reading, timeline).await?;
             let wanted = start.0..start.0 + segment_bytes;
-            match log.decide(&wanted).await? {
+            match log.decide(&wanted, until).await? {
                 Decision::Bytes { run, upto } => {
                     let partial = partial(path);
                     log.write(run, &wanted, upto, &partial).await?;

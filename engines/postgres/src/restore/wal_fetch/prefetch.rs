@@ -117,7 +117,7 @@ impl Ahead<'_> {
         let last = |start: u64| start + self.segments * self.segment_bytes;
         self.keep(first..last(position.start) + self.segment_bytes)?;
         let wanted = first..first + self.segment_bytes;
-        let Decision::Bytes { run, upto } = self.log.decide(&wanted).await? else {
+        let Decision::Bytes { run, upto } = self.log.decide(&wanted, None).await? else {
             return Ok(None);
         };
         let end = self.log.runs[run].positions.end;

@@ -140,7 +140,7 @@ impl Site {
     async fn fetch(&self, name: &str) -> Result<Fetched, WalFetchError> {
         // As a process of its own, which remembers nothing.
         let _ = fs::remove_file(self.to());
-        fetch(&self.reading, name, &self.to()).await
+        fetch(&self.reading, name, &self.to(), None).await
     }
 
     #[track_caller]
