@@ -41,7 +41,7 @@ fn a_dropped_slot_leaves_a_recorded_gap_that_no_restore_crosses() {
     // Before the gap all is well, past it nothing is promised.
     let restored = tool.restored(V17, &[&history.middle.lsn_target()], "before-the-gap");
     history
-        .end
+        .middle
         .content
         .assert_restored_in(&restored, "before the gap");
     drop(restored);
