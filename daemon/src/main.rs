@@ -2,8 +2,9 @@
 //! `pitrd`: one process archives one PostgreSQL server. Arguments in, configuration and log set up, exit code out.
 
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use clap::Parser;
 use pitrd::check::{self, Finding};
@@ -33,7 +34,27 @@ Examples:
 
 Exit codes: 0 done, 1 a check failed, 2 usage or configuration, 4 keys, 5 fenced, 6 unavailable, 7 damage.";
 
+/// glibc gives every thread an arena and keeps what was freed in it: with two the peak is half and less. The setting is read before
+/// `main`, so the program starts itself anew, as the same process.
+fn limit_arenas() {
+    const SETTING: &str = "MALLOC_ARENA_MAX";
+    let mut words = std::env::args_os();
+    if let (None, Ok(program), Some(name)) = (
+        std::env::var_os(SETTING),
+        std::env::current_exe(),
+        words.next(),
+    ) {
+        // Where it does not succeed, the daemon runs on with more memory.
+        let _ = Command::new(program)
+            .arg0(name)
+            .args(words)
+            .env(SETTING, "2")
+            .exec();
+    }
+}
+
 fn main() -> ExitCode {
+    limit_arenas();
     let args = Args::parse();
     match run(&args) {
         Ok(exit) => exit.into(),
