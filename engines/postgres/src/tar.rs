@@ -494,6 +494,21 @@ mod tests {
         assert_eq!(read(&one_block, 7), Err(TarError::AfterEnd { offset }));
     }
 
+    #[test]
+    fn every_flipped_bit_of_a_header_is_noticed_or_changes_nothing() {
+        let whole = archive(&[("base/1/1259", vec![7; 100])]);
+        let expected = read(&whole, 512);
+        assert!(expected.is_ok());
+        for (at, bit) in (0..512).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << bit;
+            let found = read(&bytes, 512);
+            // Within the checksum's own field a zero may become a blank: the number is the same.
+            let same = (148..156).contains(&at) && found == expected;
+            assert!(found.is_err() || same, "byte {at}, bit {bit}");
+        }
+    }
+
     proptest! {
         #[test]
         fn slices_of_any_length_give_the_same_files(
@@ -519,15 +534,6 @@ mod tests {
             let cut = cut.index(bytes.len());
             let found = read(&bytes[..cut], 600);
             prop_assert_eq!(found, Err(TarError::Truncated { offset: cut as u64 }));
-        }
-
-        #[test]
-        fn every_flipped_bit_of_a_header_is_noticed(at in 0..512_usize, bit in 0..8_u8) {
-            let mut bytes = archive(&[("base/1/1259", vec![7; 100])]);
-            bytes[at] ^= 1 << bit;
-            // The checksum field's own padding carries nothing.
-            prop_assume!(!(154..156).contains(&at));
-            prop_assert!(read(&bytes, 512).is_err());
         }
 
         #[test]
