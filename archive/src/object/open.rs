@@ -203,6 +203,24 @@ impl Opened {
         Ok((self.footer.frames[index].plaintext_start, out))
     }
 
+    /// The plaintext bytes of `range`; unpacks only the frames that hold them.
+    pub fn range(&self, range: std::ops::Range<u64>) -> Result<Vec<u8>, ObjectError> {
+        let places = &self.footer.frames;
+        let first = places.partition_point(|place| {
+            place.plaintext_start + place.plaintext_bytes as u64 <= range.start
+        });
+        let end = places.partition_point(|place| place.plaintext_start < range.end);
+        let start = places.get(first).map_or(0, |place| place.plaintext_start);
+        let mut out = Vec::new();
+        for index in first..end {
+            self.frame_onto(index, &mut out)?;
+        }
+        let cut = range.start.saturating_sub(start)..range.end.saturating_sub(start);
+        out.truncate(cut.end.min(out.len() as u64) as usize);
+        out.drain(..cut.start.min(out.len() as u64) as usize);
+        Ok(out)
+    }
+
     fn frame_onto(&self, index: usize, out: &mut Vec<u8>) -> Result<(), ObjectError> {
         let place = &self.footer.frames[index];
         let start = place.payload_start as usize;
