@@ -13,7 +13,7 @@ use super::clock::QuietClock;
 use super::position::Place;
 use super::{Capture, CaptureError};
 use crate::replication::{
-    ReplicationClient, ReplicationError, Start, Status, WalMessage, WalStream,
+    Mode, ReplicationClient, ReplicationError, Start, Status, WalMessage, WalStream,
 };
 use crate::{Lsn, TimelineId};
 
@@ -23,6 +23,8 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// So often, and for so long, a server asks in vain before it is taken to be shutting down.
 const LET_GO_TIMES: u32 = 20;
 const LET_GO_AFTER: Duration = Duration::from_secs(10);
+/// How long a server may take to refuse a connection.
+const REFUSAL_MAX: Duration = Duration::from_secs(5);
 
 /// How reading a timeline ended.
 pub(super) enum StreamEnd {
@@ -163,6 +165,7 @@ impl Capture {
         let mut quiet = QuietClock::new(self.is_standby);
         let mut shutdown = self.shutdown.clone();
         let mut asked = Asked::default();
+        let mut read = Instant::now();
         loop {
             if log.room_now().is_none() {
                 quiet.blocked();
@@ -179,6 +182,10 @@ impl Capture {
                 }
                 _ = timer.tick() => {
                     self.acknowledge(stream, &mut progress, true).await?;
+                    let blocked = read.elapsed() > LET_GO_AFTER && log.room_now().is_none();
+                    if blocked && self.server_shuts_down().await {
+                        return Err(ReplicationError::ShuttingDown.into());
+                    }
                     continue;
                 }
                 next = async { (log.room().await, stream.next().await) } => next,
@@ -186,6 +193,7 @@ impl Capture {
             let (Some(room), message) = message else {
                 return Ok(Step::WriterStopped);
             };
+            read = Instant::now();
             match message? {
                 WalMessage::Wal {
                     start,
@@ -226,6 +234,13 @@ impl Capture {
                 WalMessage::Ended => return Ok(Step::Ended),
             }
         }
+    }
+
+    /// While there is no room nothing is read, so the stream cannot tell: a server that shuts down refuses connections.
+    async fn server_shuts_down(&self) -> bool {
+        let attempt = ReplicationClient::connect(&self.settings.connection, Mode::Physical);
+        let refused = tokio::time::timeout(REFUSAL_MAX, attempt).await;
+        matches!(refused, Ok(Err(error)) if error.is_not_now())
     }
 
     fn heard(&self, server_end: Lsn, clock: i64, received: Option<Lsn>) {

@@ -133,6 +133,16 @@ fn join(errors: &[ConnectError]) -> String {
 }
 
 impl ConnectError {
+    /// A server says that it is starting up or shutting down (SQLSTATE 57P03), and no other one let us in.
+    #[must_use]
+    pub fn is_not_now(&self) -> bool {
+        match self {
+            Self::Refused { error, .. } => error.code == "57P03",
+            Self::AllHosts(errors) => errors.iter().any(Self::is_not_now),
+            _ => false,
+        }
+    }
+
     /// The stream to `place` broke. In TLS 1.3 a server says only after the handshake that it does not like our certificate.
     pub(crate) fn broke(place: &str, error: &io::Error) -> Self {
         let place = place.to_owned();
