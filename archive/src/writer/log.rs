@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::compressor::Compressor;
+use super::piece::{Piece, RecordEnd};
 use super::pump::Pump;
 use super::resume::Resume;
 use super::segmenter::{Command, Segmenter};
@@ -46,7 +47,7 @@ pub struct Annotation {
 
 /// The engine's eye on the bytes as they pass. Called in order, for every byte, also for those that are already in the store.
 pub trait Annotate: Send {
-    /// These bytes follow, beginning at `start`.
+    /// These bytes follow, beginning at `start`; of a log of records, whole ones.
     fn observe(&mut self, start: u64, bytes: &[u8]);
     /// A segment ends here: what is to be noted about the bytes since the last cut.
     fn cut(&mut self) -> Annotation;
@@ -77,9 +78,19 @@ pub struct LogWriter {
 pub struct Room<'a>(mpsc::Permit<'a, Command>);
 
 impl Room<'_> {
-    /// Appends `bytes`, which begin at position `start`.
+    /// Appends `bytes`, which begin at position `start`; each is a position.
     pub fn append(self, start: u64, bytes: Bytes) {
-        self.0.send(Command::Append { start, bytes });
+        self.0.send(Command::Append(Piece::of_bytes(start, bytes)));
+    }
+
+    /// Appends whole records, which lie end to end in `bytes` and take the positions from `start` on. A segment ends behind a
+    /// record, never inside one.
+    ///
+    /// # Panics
+    /// If the records do not fill `bytes`, or their positions do not rise.
+    pub fn append_records(self, start: u64, bytes: Bytes, ends: Vec<RecordEnd>) {
+        self.0
+            .send(Command::Append(Piece::of_records(start, bytes, ends)));
     }
 
     /// Tells that at the source's clock `clock` (µs since the Unix epoch) its log ended at `end`.

@@ -6,6 +6,7 @@
 mod backup;
 mod compressor;
 mod log;
+mod piece;
 mod pump;
 mod put;
 mod resume;
@@ -19,6 +20,7 @@ use tokio::sync::Mutex;
 pub use backup::{BackupSettings, BackupWriter, PART_BYTES, Parts};
 pub use compressor::Compressor;
 pub use log::{Annotate, Annotation, LogSettings, LogWriter, Progress};
+pub use piece::RecordEnd;
 pub use put::{Trouble, Troubles};
 pub use resume::{Resume, resume};
 

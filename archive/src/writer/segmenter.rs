@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::compressor::Compressor;
 use super::log::{Annotate, Annotation, LogSettings};
+use super::piece::Piece;
 use super::resume::{Present, Resume, Slot};
 use crate::error::ArchiveError;
 use crate::object::{FRAME_BYTES_MAX, Frame};
@@ -19,10 +19,12 @@ const KIB: usize = 1024;
 /// Memory for frames, compressed or not, from the first byte until the put: with the sealing of one segment on top it keeps
 /// the daemon under 96 MiB.
 const MEMORY_KIB: usize = 28 * 1024;
+/// What an open segment leaves for those before it.
+const SPARE_KIB: usize = 4 * FRAME_BYTES_MAX / KIB;
 
 #[derive(Debug)]
 pub(super) enum Command {
-    Append { start: u64, bytes: Bytes },
+    Append(Piece),
     Clock { clock: i64, end: u64 },
 }
 
@@ -67,8 +69,10 @@ pub(super) enum Cut {
 struct Open {
     seq: u64,
     start: u64,
-    /// Where it closes at the latest.
+    /// The position at which it closes at the latest.
     limit: u64,
+    /// The bytes that it takes at most, unless a single record is longer.
+    room: u64,
     refill: bool,
     deadline: Instant,
     frames: Vec<PendingFrame>,
@@ -82,6 +86,8 @@ pub(super) struct Segmenter {
     annotate: Box<dyn Annotate>,
     out: mpsc::Sender<Cut>,
     memory: Arc<Semaphore>,
+    /// What `memory` began with.
+    memory_kib: usize,
     /// Where the next byte belongs.
     position: u64,
     /// Bytes before it are in the store.
@@ -113,22 +119,15 @@ impl Segmenter {
         } else {
             from
         };
-        // A hole may be larger than segments are now.
-        let largest_hole = slots.iter().map(|slot| match slot {
-            Slot::Fill { start, end, .. } => end - start,
-            Slot::Pass(_) => 0,
-        });
-        let largest = settings
-            .segment_bytes_max
-            .max(largest_hole.max().unwrap_or(0));
-        let whole_segment_kib = largest as usize / KIB;
-        let memory = MEMORY_KIB.max(whole_segment_kib + 4 * FRAME_BYTES_MAX / KIB);
+        let whole_segment_kib = settings.segment_bytes_max as usize / KIB;
+        let memory_kib = MEMORY_KIB.max(whole_segment_kib + SPARE_KIB);
         Self {
             settings,
             compressor,
             annotate,
             out,
-            memory: Arc::new(Semaphore::new(memory)),
+            memory: Arc::new(Semaphore::new(memory_kib)),
+            memory_kib,
             position: from,
             durable,
             slots,
@@ -154,7 +153,7 @@ impl Segmenter {
                 }
             };
             let goes_on = match command {
-                Some(Command::Append { start, bytes }) => self.append(start, &bytes).await?,
+                Some(Command::Append(piece)) => self.append(piece).await?,
                 Some(Command::Clock { clock, end }) => {
                     self.out.send(Cut::Clock { clock, end }).await.is_ok()
                 }
@@ -175,48 +174,44 @@ impl Segmenter {
     }
 
     /// False: the pump has stopped.
-    async fn append(&mut self, start: u64, mut bytes: &[u8]) -> Result<bool, ArchiveError> {
-        if start != self.position {
+    async fn append(&mut self, mut piece: Piece) -> Result<bool, ArchiveError> {
+        if piece.start() != self.position {
             return Err(ArchiveError::Discontinuous {
                 expected: self.position,
-                received: start,
+                received: piece.start(),
             });
         }
-        while !bytes.is_empty() {
-            let (taken, goes_on) = if self.position < self.durable {
-                let taken = self.pass_over(bytes, self.durable);
+        while !piece.is_empty() {
+            let goes_on = if self.position < self.durable {
+                self.pass_over(&mut piece, self.durable);
                 if self.position == self.durable {
                     self.annotate.cut();
                 }
-                (taken, true)
+                true
             } else if let (None, Some(Slot::Pass(present))) = (&self.open, self.slots.front()) {
                 let end = present.header.end;
-                let taken = self.pass_over(bytes, end);
-                (
-                    taken,
-                    if self.position == end {
-                        self.passed().await
-                    } else {
-                        true
-                    },
-                )
+                self.pass_over(&mut piece, end);
+                self.position != end || self.passed().await
             } else {
-                self.take(bytes).await
+                self.take(&mut piece).await
             };
             if !goes_on {
                 return Ok(false);
             }
-            bytes = &bytes[taken..];
         }
         Ok(true)
     }
 
     /// Observes what is in the store already, up to `end`.
-    fn pass_over(&mut self, bytes: &[u8], end: u64) -> usize {
-        let taken = bytes.len().min((end - self.position) as usize);
-        self.annotate.observe(self.position, &bytes[..taken]);
-        self.position += taken as u64;
-        taken
+    fn pass_over(&mut self, piece: &mut Piece, end: u64) {
+        match piece.split_to(end, u64::MAX) {
+            Some(taken) => {
+                self.annotate.observe(taken.start, &taken.bytes);
+                self.position = taken.end;
+            }
+            // No further record ends there.
+            None => self.position = end,
+        }
     }
 
     /// A segment that was there has been passed over.
@@ -228,35 +223,80 @@ impl Segmenter {
         }
     }
 
-    /// Takes bytes into the open segment, at most to its limit or to the end of a frame.
-    async fn take(&mut self, bytes: &[u8]) -> (usize, bool) {
+    /// Takes of a piece what fits into the open segment. False: the pump has stopped.
+    async fn take(&mut self, piece: &mut Piece) -> bool {
         let mut open = match self.open.take() {
             Some(open) => open,
-            None => self.begin(),
+            None => self.begin(piece.is_records()),
         };
-        if open.permit.is_none() {
-            let memory = Arc::clone(&self.memory)
-                .acquire_many_owned((FRAME_BYTES_MAX / KIB) as u32)
-                .await;
-            open.permit = Some(memory.expect("the semaphore is never closed"));
-            open.buffer = self.compressor.buffer();
+        let mut taken = piece.split_to(open.limit, open.room);
+        if taken.is_none() && open.start == self.position {
+            taken = piece.split_first(open.limit);
         }
-        let room = (FRAME_BYTES_MAX - open.buffer.len()).min((open.limit - self.position) as usize);
-        let taken = bytes.len().min(room);
-        open.buffer.extend_from_slice(&bytes[..taken]);
-        self.annotate.observe(self.position, &bytes[..taken]);
-        self.position += taken as u64;
-        if open.buffer.len() == FRAME_BYTES_MAX {
-            self.compress(&mut open);
-        }
-        let full = self.position == open.limit;
+        let full = match taken {
+            Some(taken) => {
+                self.annotate.observe(taken.start, &taken.bytes);
+                self.fill(&mut open, &taken.bytes).await;
+                open.room = open.room.saturating_sub(taken.bytes.len() as u64);
+                self.position = taken.end;
+                self.position == open.limit || open.room == 0
+            }
+            None => {
+                // The next record belongs to the next segment; a hole reaches as far as it did, with or without a record at its end.
+                if piece.next_end() > Some(open.limit) {
+                    self.position = open.limit;
+                }
+                true
+            }
+        };
         self.open = Some(open);
-        (taken, !full || self.close().await)
+        !full || self.close().await
     }
 
-    fn begin(&mut self) -> Open {
+    /// Puts bytes into the open segment's frames.
+    async fn fill(&mut self, open: &mut Open, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if open.permit.is_none() {
+                // A hole may be larger than segments are now, and it is filled in one piece.
+                let held_kib = open.frames.len() * (FRAME_BYTES_MAX / KIB);
+                if open.refill && held_kib + SPARE_KIB > self.memory_kib {
+                    self.memory.add_permits(FRAME_BYTES_MAX / KIB);
+                }
+                let memory = Arc::clone(&self.memory)
+                    .acquire_many_owned((FRAME_BYTES_MAX / KIB) as u32)
+                    .await;
+                open.permit = Some(memory.expect("the semaphore is never closed"));
+                open.buffer = self.compressor.buffer();
+            }
+            let (taken, rest) =
+                bytes.split_at(bytes.len().min(FRAME_BYTES_MAX - open.buffer.len()));
+            open.buffer.extend_from_slice(taken);
+            if open.buffer.len() == FRAME_BYTES_MAX {
+                self.compress(open);
+            }
+            bytes = rest;
+        }
+    }
+
+    fn begin(&mut self, records: bool) -> Open {
         let start = self.position;
-        let (seq, limit, refill) = match self.slots.pop_front() {
+        let (seq, limit, room) = match self.slots.pop_front() {
+            Some(Slot::Fill { seq, end, .. }) if records => {
+                // Of several holes in a row nobody knows how their bytes lay between positions: each takes a segment's bytes, and
+                // leaves a position for those behind it.
+                let fills = |slot: &&Slot| matches!(slot, Slot::Fill { .. });
+                let behind = self.slots.iter().take_while(fills);
+                let (count, end) = behind.fold((0, end), |(count, _), slot| match slot {
+                    Slot::Fill { end, .. } => (count + 1, *end),
+                    Slot::Pass(present) => (count, present.header.start),
+                });
+                let room = if count == 0 {
+                    u64::MAX
+                } else {
+                    self.settings.segment_bytes_max
+                };
+                (seq, end - count, room)
+            }
             Some(Slot::Fill {
                 seq,
                 start: from,
@@ -266,7 +306,7 @@ impl Segmenter {
                     from, start,
                     "a hole begins where the segment before it ends"
                 );
-                (seq, end, true)
+                (seq, end, u64::MAX)
             }
             Some(Slot::Pass(_)) => {
                 unreachable!("present segments are passed over before a segment begins")
@@ -274,9 +314,13 @@ impl Segmenter {
             None => {
                 let seq = self.next_seq;
                 self.next_seq += 1;
-                (seq, start + self.settings.segment_bytes_max, false)
+                return self.opened(seq, u64::MAX, self.settings.segment_bytes_max, false);
             }
         };
+        self.opened(seq, limit, room, true)
+    }
+
+    fn opened(&self, seq: u64, limit: u64, room: u64, refill: bool) -> Open {
         // A hole is filled exactly, however long its bytes take to arrive.
         let linger = if refill {
             Duration::from_secs(u64::from(u32::MAX))
@@ -286,8 +330,9 @@ impl Segmenter {
         let deadline = Instant::now() + linger;
         Open {
             seq,
-            start,
+            start: self.position,
             limit,
+            room,
             refill,
             deadline,
             frames: Vec::new(),
