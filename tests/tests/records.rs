@@ -164,7 +164,7 @@ fn holes_among_records_are_filled_whichever_numbers_a_crash_left() {
     for seed in 0..60 {
         let (medium, source) = (MemoryStore::new(), source(seed));
         // Each bit lets one of the first eight numbers land, the seventh always.
-        let landed = (seed * 37) % 64 | 64;
+        let landed = ((seed * 37) % 64) | 64;
         die(&medium, &source, 8, move |seq| {
             seq < 8 && landed >> seq & 1 == 1
         });
