@@ -4,6 +4,7 @@
 pub mod base;
 mod cluster_time;
 mod entry;
+pub mod fold;
 pub mod log;
 mod summary;
 
