@@ -128,7 +128,7 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
             .collect(),
         jobs: args.jobs.unwrap_or_else(default_jobs),
         action: args.action.into(),
-        commands: server_command::commands(place, config.as_ref(), plan.stop)?,
+        commands: server_command::commands(place, config.as_ref(), &plan)?,
         pg_bin: args.pg_bin.clone(),
         watch: watch(&progress),
     };

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use pitr_postgres::plan::StopAt;
+use pitr_postgres::Lsn;
+use pitr_postgres::plan::{Plan, StopAt};
 use pitr_postgres::restore::Commands;
 use pitrd::config::{Config, Encryption};
 
@@ -15,7 +16,7 @@ use crate::wal_fetch;
 pub(super) fn commands(
     place: &Place,
     config: Option<&Config>,
-    stop: StopAt,
+    plan: &Plan,
 ) -> anyhow::Result<Commands> {
     let program = std::env::current_exe().context("find this program")?;
     let mut words = vec![quote(&program.to_string_lossy())];
@@ -24,14 +25,23 @@ pub(super) fn commands(
     }
     let archive = words.join(" ");
     let (program, name) = (&words[0], wal_fetch::NAME);
-    let until = match stop {
-        StopAt::Record { lsn, .. } => format!(" --until {lsn}"),
-        StopAt::Consistency => String::new(),
-    };
+    let until = until(plan).map_or_else(String::new, |lsn| format!(" --until {lsn}"));
     Ok(Commands {
         restore: format!("{archive} {name}{until} \"%f\" \"%p\""),
         end: format!("{program} {name} --cleanup pg_wal"),
     })
+}
+
+/// Where the last byte that the recovery needs lies, or the record that does: it may stop short of a gap. Consistency needs the WAL up to
+/// the end of the base backup, and its way ends there.
+fn until(plan: &Plan) -> Option<Lsn> {
+    match plan.stop {
+        StopAt::Record { lsn, .. } => Some(lsn),
+        StopAt::Consistency => plan
+            .path
+            .last()
+            .map(|step| Lsn(step.to.0.saturating_sub(1))),
+    }
 }
 
 /// The options that name archive and key, with absolute paths.
@@ -69,6 +79,35 @@ fn quote(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_recovery_to_consistency_may_stop_short_of_a_gap_behind_its_base() {
+        let step = |from, to| pitr_postgres::plan::PathStep {
+            timeline: pitr_postgres::TimelineId(1),
+            from: Lsn(from),
+            to: Lsn(to),
+            segments: 1,
+            bytes: 1,
+        };
+        let mut plan = Plan {
+            target: pitr_postgres::Target::Immediate,
+            before: false,
+            stop: StopAt::Consistency,
+            last_commit: None,
+            first_left_out: None,
+            timeline: pitr_postgres::TimelineId(1),
+            bases: vec![],
+            base_bytes: 0,
+            base_objects: 0,
+            path: vec![step(0x200_0028, 0x300_0100)],
+        };
+        assert_eq!(until(&plan), Some(Lsn(0x300_00FF)));
+        plan.stop = StopAt::Record {
+            lsn: Lsn(0x300_0028),
+            inclusive: true,
+        };
+        assert_eq!(until(&plan), Some(Lsn(0x300_0028)));
+    }
 
     #[test]
     fn a_word_survives_the_server_and_the_shell() {

@@ -284,7 +284,98 @@ fn escape(path: &Path) -> std::ffi::OsString {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tree::tests::manifest;
     use super::*;
+    use pitr_archive::Archive;
+    use pitr_archive::keys::{Identity, Opener, Wrapper, WriterKey};
+    use pitr_archive::store::DirectoryStore;
+
+    use crate::backup::Tablespace;
+    use crate::plan::StopAt;
+    use crate::restore::{Action, Commands};
+    use crate::{Target, TimelineId};
+
+    async fn empty_archive(root: &Path) -> Reading {
+        let store = Arc::new(DirectoryStore::new(root.join("archive")));
+        let (key, identity) = (WriterKey::generate(), Identity::generate());
+        let wrappers = [Wrapper::Recipient(identity.recipient())];
+        let properties = BTreeMap::new();
+        let archive = Archive::create(
+            store,
+            "file:///test",
+            "postgres",
+            properties,
+            &key,
+            &wrappers,
+        );
+        Reading::new(archive.await.unwrap(), Opener::Identity(identity))
+    }
+
+    /// A combination was begun, and ended in one of the ways it can. What the same command then does with the tablespace.
+    #[tokio::test]
+    async fn a_chain_that_is_restored_again_removes_its_own_leavings_and_no_tablespace_in_use() {
+        let scratch = tempfile::tempdir().unwrap();
+        let reading = empty_archive(scratch.path()).await;
+        let plan = Plan {
+            target: Target::Immediate,
+            before: false,
+            stop: StopAt::Consistency,
+            last_commit: None,
+            first_left_out: None,
+            timeline: TimelineId(1),
+            bases: vec![
+                "20261121T031500Z".parse().unwrap(),
+                "20261121T041500Z".parse().unwrap(),
+            ],
+            base_bytes: 0,
+            base_objects: 0,
+            path: vec![],
+        };
+        let (into, fast) = (scratch.path().join("restored"), scratch.path().join("fast"));
+        let options = RestoreOptions {
+            into: into.clone(),
+            tablespaces: vec![],
+            jobs: std::num::NonZeroUsize::MIN,
+            action: Action::Pause,
+            commands: Commands {
+                restore: "fetch".into(),
+                end: "end".into(),
+            },
+            pg_bin: None,
+            watch: Arc::new(|_| {}),
+        };
+        let mut last = manifest(vec![], 0);
+        last.tablespaces = vec![Tablespace {
+            oid: 16400,
+            location: fast.display().to_string(),
+        }];
+        let chain = Chain {
+            plan: &plan,
+            options: &options,
+            into: &into,
+            work: work_directory(&into).unwrap(),
+            program: "pg_combinebackup".into(),
+            outside: place::tablespaces(&last.tablespaces, &[]).unwrap(),
+            last,
+        };
+        let mut mark = chain.begin(&reading).unwrap();
+        mark.verified().unwrap();
+        drop(mark);
+
+        // Killed while it was combined: all there is, is ours.
+        fs::create_dir_all(chain.combined().join("base")).unwrap();
+        fs::create_dir(&fast).unwrap();
+        fs::write(fast.join("half"), "").unwrap();
+        drop(chain.begin(&reading).unwrap());
+        assert!(!chain.combined().exists() && !fast.exists());
+
+        // Killed behind the move, and the cluster was moved on and is in use.
+        fs::create_dir(&fast).unwrap();
+        fs::write(fast.join("live"), "rows").unwrap();
+        let error = chain.begin(&reading).unwrap_err();
+        assert!(error.to_string().contains("not empty"), "{error}");
+        assert_eq!(fs::read(fast.join("live")).unwrap(), b"rows");
+    }
 
     #[test]
     fn the_working_directory_lies_beside_the_destination() {

@@ -25,12 +25,27 @@ pub(super) fn look(into: &Path) -> Result<Found, RestoreError> {
         return Ok(Found::Free);
     }
     if into.join(MARK).exists() {
-        return Ok(Found::Unfinished);
+        return if is_begun(into)? {
+            Ok(Found::Unfinished)
+        } else {
+            Ok(Found::Free)
+        };
     }
     Err(RestoreError::place(
         into,
         "it is not empty; restore into a new or an empty directory",
     ))
+}
+
+/// Whether the mark in `into` says what is being restored. If it was being written when the restore was killed, nothing else was
+/// begun, and nothing was promised to anybody.
+fn is_begun(into: &Path) -> Result<bool, RestoreError> {
+    let failed = |error| RestoreError::file("read", into)(error);
+    if fs::read_dir(into).map_err(failed)?.count() > 1 {
+        return Ok(true);
+    }
+    let mark = fs::read(into.join(MARK)).map_err(failed)?;
+    Ok(mark.contains(&b'\n'))
 }
 
 fn is_free(path: &Path) -> Result<bool, RestoreError> {

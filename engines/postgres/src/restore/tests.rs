@@ -315,6 +315,84 @@ async fn a_restore_killed_while_the_server_was_set_up_goes_on() {
     site.check();
 }
 
+/// A restore that was killed when the directory could already be started from, before its mark was taken away.
+async fn killed_at_the_very_end(site: &Site) {
+    let options = site.options();
+    let into = site.root();
+    let id = ID.parse().unwrap();
+    let ours = read_manifest(&site.reading, id).await.unwrap();
+    let outside = place::tablespaces(&ours.tablespaces, &options.tablespaces).unwrap();
+    let mark = into.join(MARK);
+    let laid = lay(&site.reading, id, ours, &into, outside, &mark, &options)
+        .await
+        .unwrap();
+    laid.set_modes().unwrap();
+    let mut earlier = plan();
+    earlier.stop = StopAt::Consistency;
+    settings::write(&into, &earlier, options.action, &options.commands).unwrap();
+    laid.name_control().unwrap();
+}
+
+#[tokio::test]
+async fn a_restore_killed_at_the_very_end_takes_another_target() {
+    let site = Site::new().await;
+    killed_at_the_very_end(&site).await;
+    let settings = site.root().join("postgresql.auto.conf");
+    assert!(fs::read_to_string(&settings).unwrap().contains("immediate"));
+    let restored = site.restore().await.unwrap();
+    site.check();
+    assert_eq!(restored.fetched_bytes, 0);
+    let text = fs::read_to_string(&settings).unwrap();
+    assert!(!text.contains("immediate"), "{text}");
+}
+
+#[tokio::test]
+async fn a_server_that_was_started_in_between_keeps_its_directory() {
+    let site = Site::new().await;
+    killed_at_the_very_end(&site).await;
+    let (label, pid) = (
+        site.root().join("backup_label"),
+        site.root().join("postmaster.pid"),
+    );
+    let settings = || fs::read(site.root().join("postgresql.auto.conf")).unwrap();
+    let before = settings();
+    let refused = || async {
+        let error = site.restore().await.unwrap_err();
+        assert!(error.to_string().contains("was started"), "{error}");
+        assert_eq!(settings(), before);
+        assert!(site.root().join(MARK).exists());
+    };
+    // A server that runs, and has not read the label yet.
+    fs::write(&pid, "1\n").unwrap();
+    refused().await;
+    assert!(pid.exists());
+    // A server that recovered and was stopped.
+    fs::remove_file(&pid).unwrap();
+    fs::rename(&label, site.root().join("backup_label.old")).unwrap();
+    refused().await;
+    assert!(site.root().join("backup_label.old").exists());
+    // One that could not begin left everything as it was.
+    fs::rename(site.root().join("backup_label.old"), &label).unwrap();
+    site.restore().await.unwrap();
+    site.check();
+}
+
+#[tokio::test]
+async fn a_mark_that_says_nothing_does_not_vouch_for_a_tablespace() {
+    let site = Site::new().await;
+    let fast = site.scratch.path().join("fast");
+    fs::create_dir(&fast).unwrap();
+    fs::write(fast.join("precious"), "").unwrap();
+    fs::create_dir(site.root()).unwrap();
+    fs::write(site.root().join(MARK), "{\"version\":1,").unwrap();
+    let error = site.restore().await.unwrap_err();
+    assert!(error.to_string().contains("--tablespace"), "{error}");
+    assert_eq!(fs::read_dir(&fast).unwrap().count(), 1);
+    fs::remove_file(fast.join("precious")).unwrap();
+    site.restore().await.unwrap();
+    site.check();
+}
+
 #[tokio::test]
 async fn a_file_that_is_not_what_postgresql_said_is_named_and_nothing_starts() {
     let other = noise(3 << 20, 9);
