@@ -73,6 +73,8 @@ pub struct Run {
     pub positions: Range<u64>,
     /// The latest time of a record in it.
     pub time_high: Option<i64>,
+    /// What its last header says of records that a replay cannot pass.
+    pub damage: Option<u64>,
 }
 
 /// One stream of an archive.
@@ -283,6 +285,7 @@ impl LogReader {
                     seqs: run_seq..header.seq + 1,
                     positions: run_start..header.end,
                     time_high: header.time_high,
+                    damage: header.damage,
                 });
             }
             last = run_seq.checked_sub(1);

@@ -110,6 +110,7 @@ impl Annotate for PositionsAsTimes {
             time_min: Some(first as i64),
             time_max: Some(end as i64 - 1),
             unsure: false,
+            damage: None,
             summary: first.to_be_bytes().to_vec(),
         }
     }

@@ -2,6 +2,7 @@
 //! What the tests without servers share: stores that fail on request, and a source whose bytes are known.
 
 pub mod check;
+pub mod endless;
 pub mod fault_store;
 pub mod known_source;
 pub mod life;

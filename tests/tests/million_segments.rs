@@ -1,318 +1,15 @@
-//! Planning over an archive of a million segments, in a store that makes them as they are asked for and counts requests.
+//! Planning over an archive of a million segments: few requests, and the right answers.
 
-use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-
-use async_trait::async_trait;
-use bytes::Bytes;
-use pitr_archive::catalogue::BackupId;
-use pitr_archive::keys::{Identity, Opener, SignedDocument, Wrapper, WriterKey};
-use pitr_archive::layout;
-use pitr_archive::object::{Frame, Id, Kind};
-use pitr_archive::reader::Head;
-use pitr_archive::store::{Fetched, Listed, Piece, Store, StoreError};
-use pitr_archive::writer::{BackupSettings, BackupWriter, Compressor, Writer};
-use pitr_archive::{Archive, Reading};
-use pitr_postgres::backup::{BackupManifest, Contents};
 use pitr_postgres::plan::{PlanError, StopAt, plan};
-use pitr_postgres::{ENGINE, Lsn, Source, Target, TimelineId, WalSummary};
-use pitr_tests::memory_store::MemoryStore;
-
-const SEGMENTS: u64 = 1_000_000;
-const PAGE: u64 = 8192;
-const WAL_SEGMENT: u64 = 16 << 20;
-const SYSTEM_ID: u64 = 7;
-/// Where the stream begins: one page of WAL, with one commit, is one segment of the archive.
-const BEGIN: u64 = 16 << 20;
-/// The commit in page `n` is `n` seconds after this.
-const EPOCH_US: i64 = 1_780_000_000_000_000;
-/// Segments between two base backups: a day at one a second.
-const DAY: u64 = 86_400;
-/// What S3 lists in one request.
-const LISTED_MAX: u64 = 1000;
-const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
-
-/// Keys and backups lie in memory; segments are sealed when they are read.
-#[derive(Debug)]
-struct EndlessStore {
-    memory: MemoryStore,
-    writer: OnceLock<Arc<Writer>>,
-    requests: AtomicU64,
-}
-
-fn position(page: u64) -> u64 {
-    BEGIN + page * PAGE
-}
-
-fn commit_time(page: u64) -> i64 {
-    EPOCH_US + page as i64 * 1_000_000
-}
-
-fn page_header_bytes(at: u64) -> usize {
-    if at.is_multiple_of(WAL_SEGMENT) {
-        40
-    } else {
-        24
-    }
-}
-
-fn commit_at(page: u64) -> u64 {
-    position(page) + page_header_bytes(position(page)) as u64
-}
-
-/// A record: header, then `data`; the checksum covers the data first, then the header without the checksum.
-fn record(xid: u32, previous: u64, info: u8, manager: u8, data: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    out.extend_from_slice(&(24 + data.len() as u32).to_le_bytes());
-    out.extend_from_slice(&xid.to_le_bytes());
-    out.extend_from_slice(&previous.to_le_bytes());
-    out.extend_from_slice(&[info, manager, 0, 0]);
-    let checksum = crc32c::crc32c_append(crc32c::crc32c(data), &out);
-    out.extend_from_slice(&checksum.to_le_bytes());
-    out.extend_from_slice(data);
-    out
-}
-
-/// A page of PostgreSQL 17: a commit, then a record without effect that fills it.
-fn wal_page(page: u64) -> Vec<u8> {
-    let at = position(page);
-    let long = page_header_bytes(at) == 40;
-    let mut out = Vec::new();
-    out.extend_from_slice(&0xD116_u16.to_le_bytes());
-    out.extend_from_slice(&(if long { 2_u16 } else { 0 }).to_le_bytes());
-    out.extend_from_slice(&1_u32.to_le_bytes());
-    out.extend_from_slice(&at.to_le_bytes());
-    out.extend_from_slice(&[0; 8]);
-    if long {
-        out.extend_from_slice(&SYSTEM_ID.to_le_bytes());
-        out.extend_from_slice(&(WAL_SEGMENT as u32).to_le_bytes());
-        out.extend_from_slice(&(PAGE as u32).to_le_bytes());
-    }
-    let filler_before = if page == 0 {
-        0
-    } else {
-        commit_at(page - 1) + 40
-    };
-    let time = (commit_time(page) - POSTGRES_EPOCH_US).to_le_bytes();
-    let commit = record(
-        xid(page),
-        filler_before,
-        0x00,
-        1,
-        &[[0xFF, 8].as_slice(), &time].concat(),
-    );
-    out.extend_from_slice(&commit);
-    out.resize(out.len().next_multiple_of(8), 0);
-    let bytes = PAGE as usize - out.len() - 24 - 5;
-    let mut data = vec![0xFE];
-    data.extend_from_slice(&(bytes as u32).to_le_bytes());
-    data.resize(5 + bytes, 0);
-    out.extend_from_slice(&record(0, commit_at(page), 0x20, 0, &data));
-    assert_eq!(out.len(), PAGE as usize);
-    out
-}
-
-fn xid(page: u64) -> u32 {
-    1000 + page as u32
-}
-
-impl EndlessStore {
-    async fn segment(&self, seq: u64) -> Bytes {
-        let writer = self
-            .writer
-            .get()
-            .expect("the writer is made before the first segment is read");
-        let mut header = writer.header(
-            Kind::Segment,
-            &TimelineId(1).stream_name(),
-            Id::default(),
-            seq,
-        );
-        (header.start, header.end) = (position(seq), position(seq + 1));
-        let time = Some(commit_time(seq));
-        (header.time_min, header.time_max, header.time_high) = (time, time, time);
-        header.run_start = BEGIN;
-        let summary = WalSummary {
-            commits: 1,
-            xids: Some((xid(seq), xid(seq))),
-            times: Some((commit_time(seq), commit_time(seq))),
-            ..WalSummary::default()
-        };
-        let frames = vec![Frame::compress(&wal_page(seq), 1)];
-        writer
-            .seal(header, frames, summary.encode())
-            .await
-            .unwrap()
-            .bytes
-    }
-}
-
-#[async_trait]
-impl Store for EndlessStore {
-    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<(), StoreError> {
-        self.memory.put_if_absent(key, body).await
-    }
-
-    async fn put_replacing(&self, key: &str, body: Bytes) -> Result<(), StoreError> {
-        self.memory.put_replacing(key, body).await
-    }
-
-    async fn get(&self, key: &str, piece: Piece) -> Result<Fetched, StoreError> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        let seq = key
-            .strip_prefix(layout::LOG)
-            .and_then(|_| layout::segment_seq(key))
-            .filter(|&seq| seq < SEGMENTS);
-        let Some(seq) = seq else {
-            return self.memory.get(key, piece).await;
-        };
-        let whole = self.segment(seq).await;
-        let object_bytes = whole.len() as u64;
-        let bytes = match piece {
-            Piece::Whole => whole,
-            Piece::Range(range) => whole.slice(
-                range.start.min(object_bytes) as usize..range.end.min(object_bytes) as usize,
-            ),
-        };
-        Ok(Fetched {
-            bytes,
-            object_bytes,
-        })
-    }
-
-    async fn list(&self, prefix: &str, keys: Range<&str>) -> Result<Vec<Listed>, StoreError> {
-        if !prefix.starts_with(layout::LOG) {
-            self.requests.fetch_add(1, Ordering::Relaxed);
-            return self.memory.list(prefix, keys).await;
-        }
-        let first = layout::segment_seq(keys.start).expect("a listing begins at a segment");
-        let end = layout::segment_seq(keys.end).map_or(SEGMENTS, |end| end.min(SEGMENTS));
-        self.requests
-            .fetch_add((end - first).div_ceil(LISTED_MAX), Ordering::Relaxed);
-        let stream = TimelineId(1).stream_name();
-        Ok((first..end)
-            .map(|seq| Listed {
-                key: layout::segment(&stream, seq),
-                object_bytes: 700,
-            })
-            .collect())
-    }
-
-    async fn children(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        if prefix == layout::LOG {
-            Ok(vec![TimelineId(1).stream()])
-        } else {
-            self.memory.children(prefix).await
-        }
-    }
-
-    async fn settle(&self, _prefix: &str) -> Result<(), StoreError> {
-        Ok(())
-    }
-}
-
-/// A base backup that begins behind the commit of `page` and is consistent `pages` later, or at once.
-async fn back_up(writer: &Arc<Writer>, page: u64, pages: u64) {
-    let moment = jiff::Timestamp::from_microsecond(commit_time(page)).unwrap();
-    let id = BackupId::at(moment);
-    let settings = BackupSettings {
-        compression_level: 1,
-        puts_in_flight: 2,
-    };
-    let stream = TimelineId(1).stream_name();
-    let mut backup =
-        BackupWriter::start(Arc::clone(writer), id, stream, settings, Compressor::new());
-    backup.append(b"{}").await.unwrap();
-    let start = commit_at(page) + 40;
-    let end = if pages == 0 {
-        start + 8
-    } else {
-        commit_at(page + pages)
-    };
-    let manifest = BackupManifest {
-        version: BackupManifest::VERSION,
-        label: String::new(),
-        server_version: "17.10".into(),
-        system_id: SYSTEM_ID,
-        wal_segment_bytes: WAL_SEGMENT,
-        start_lsn: Lsn(start),
-        start_timeline: TimelineId(1),
-        end_lsn: Lsn(end),
-        end_timeline: TimelineId(1),
-        started: moment,
-        finished: moment,
-        from_standby: false,
-        parent: None,
-        tablespaces: Vec::new(),
-        entries: Vec::new(),
-        postgres_manifest: Contents {
-            offset: 0,
-            bytes: 2,
-        },
-        contents_bytes: 2,
-        parts: 1,
-    };
-    let times = (commit_time(page), commit_time(page + pages));
-    backup
-        .finish(start, end, times, &manifest.encode())
-        .await
-        .unwrap();
-}
-
-/// As the daemon renews it every minute: a little behind the end.
-async fn put_head(store: &EndlessStore, key: &WriterKey) {
-    let seq = SEGMENTS - 40;
-    let head = Head {
-        seq,
-        end: position(seq + 1),
-        covered: None,
-        written: jiff::Timestamp::now(),
-    };
-    let object = layout::head(&TimelineId(1).stream_name());
-    store
-        .put_replacing(&object, SignedDocument::sign(&object, &head, key).into())
-        .await
-        .unwrap();
-}
-
-async fn endless() -> (Arc<EndlessStore>, Reading) {
-    let daily: Vec<_> = (0..SEGMENTS.div_ceil(DAY))
-        .map(|day| (day * DAY + 100, 60))
-        .collect();
-    endless_with(&daily).await
-}
-
-async fn endless_with(backups: &[(u64, u64)]) -> (Arc<EndlessStore>, Reading) {
-    let store = Arc::new(EndlessStore {
-        memory: MemoryStore::new(),
-        writer: OnceLock::new(),
-        requests: AtomicU64::new(0),
-    });
-    let (identity, key) = (Identity::generate(), WriterKey::generate());
-    let wrappers = [Wrapper::Recipient(identity.recipient())];
-    let source = Source {
-        system_id: SYSTEM_ID,
-        wal_segment_bytes: WAL_SEGMENT,
-    }
-    .properties();
-    let archive = Archive::create(store.clone(), "test", ENGINE, source, &key, &wrappers)
-        .await
-        .unwrap();
-    put_head(&store, &key).await;
-    let writer = Writer::new(Arc::clone(&archive), key, wrappers.to_vec()).unwrap();
-    store.writer.set(Arc::clone(&writer)).unwrap();
-    for &(page, pages) in backups {
-        back_up(&writer, page, pages).await;
-    }
-    (store, Reading::new(archive, Opener::Identity(identity)))
-}
+use pitr_postgres::{Lsn, Target};
+use pitr_tests::endless::{
+    DAY, EndlessStore, Oddities, SEGMENTS, commit_at, commit_time, endless, endless_with, position,
+};
 
 async fn requests(store: &EndlessStore, work: impl Future<Output = ()>) -> u64 {
-    let before = store.requests.load(Ordering::Relaxed);
+    let before = store.requests();
     work.await;
-    store.requests.load(Ordering::Relaxed) - before
+    store.requests() - before
 }
 
 #[tokio::test]
@@ -422,7 +119,7 @@ async fn what_lies_outside_is_refused_with_the_nearest_moment() {
 #[tokio::test]
 async fn a_base_that_holds_what_came_after_the_target_is_not_taken() {
     // No transaction ends while it is taken, so no stop lies inside it that could give it away.
-    let (_, reading) = endless_with(&[(100, 0)]).await;
+    let (_, reading) = endless_with(&[(100, 0)], Oddities::default()).await;
     let before = Target::Time(commit_time(100) - 1);
     match plan(&reading, &before, false, None).await {
         Err(PlanError::Unreachable { nearest_after, .. }) => assert!(nearest_after.is_some()),
@@ -437,4 +134,65 @@ async fn a_base_that_holds_what_came_after_the_target_is_not_taken() {
             inclusive: false
         }
     );
+}
+
+#[tokio::test]
+async fn latest_is_planned_while_a_daemon_always_has_puts_under_way() {
+    let oddities = Oddities {
+        is_busy: true,
+        ..Oddities::default()
+    };
+    let (store, reading) = endless_with(&[(100, 60)], oddities).await;
+    let found = plan(&reading, &Target::Latest, false, None).await.unwrap();
+    assert!(matches!(
+        found.stop,
+        StopAt::Record {
+            inclusive: true,
+            ..
+        }
+    ));
+    assert!(store.requests() < 3_000, "{} requests", store.requests());
+}
+
+#[tokio::test]
+async fn no_plan_leads_past_a_record_that_came_damaged_but_from_a_base_behind_it() {
+    let page = 5_000;
+    let oddities = Oddities {
+        damaged_page: Some(page),
+        ..Oddities::default()
+    };
+    let (store, reading) = endless_with(&[(100, 60)], oddities).await;
+    let count = requests(&store, async {
+        for target in [
+            Target::Latest,
+            Target::Time(commit_time(page)),
+            Target::Lsn(Lsn(commit_at(page) + 8)),
+        ] {
+            match plan(&reading, &target, false, None).await {
+                Err(PlanError::Unreachable {
+                    reason,
+                    nearest_before,
+                    ..
+                }) => {
+                    let lsn = Lsn(commit_at(page));
+                    assert!(reason.contains(&format!("lsn:{lsn}")), "{reason}");
+                    let before = nearest_before.expect("what lies before it can be restored");
+                    assert_eq!(before.time, Some(commit_time(page - 1)), "{target}");
+                }
+                other => panic!("{target}: {other:?}"),
+            }
+        }
+    })
+    .await;
+    assert!(count < 400, "{count} requests for three plans");
+    let target = Target::Time(commit_time(page - 1) + 1);
+    let refused = plan(&reading, &target, false, None).await;
+    assert!(refused.is_err(), "what ended next is not known");
+    let (_, reading) = endless_with(&[(100, 60), (6_000, 60)], oddities).await;
+    let found = plan(&reading, &Target::Latest, false, None).await.unwrap();
+    assert!(found.path[0].from > Lsn(commit_at(page)));
+    let target = Target::Time(commit_time(5_500));
+    assert!(plan(&reading, &target, false, None).await.is_err());
+    let target = Target::Time(commit_time(4_000));
+    plan(&reading, &target, false, None).await.unwrap();
 }

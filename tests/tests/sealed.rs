@@ -68,6 +68,7 @@ fn header(plaintext: usize) -> Header {
         run_seq: 2,
         run_start: 10,
         unsure_seq: Some(4),
+        damage: None,
         plaintext_bytes: 0,
         payload_bytes: 0,
         previous: [4; 32],

@@ -147,6 +147,8 @@ pub struct Header {
     /// The latest segment of the run, this one included, whose first record could not be decoded because its
     /// writer resumed inside it: its times may lack that record's.
     pub unsure_seq: Option<u64>,
+    /// The first record that a replay cannot pass, of those noted in the latest segment of the run, this one included, that has any.
+    pub damage: Option<u64>,
     /// Bytes of the plaintext.
     pub plaintext_bytes: u64,
     /// Bytes of the payload (frames and footer) before encryption; it fixes the object's length.
@@ -207,6 +209,7 @@ impl Header {
         put(184, &self.plaintext_bytes.to_be_bytes());
         put(192, &self.previous);
         put(224, &self.payload_bytes.to_be_bytes());
+        put(240, &self.damage.unwrap_or(0).to_be_bytes());
         out
     }
 
@@ -246,6 +249,7 @@ impl Header {
             unsure_seq: Some(u64_at(176)).filter(|&seq| seq != NONE_SEQ),
             plaintext_bytes: u64_at(184),
             payload_bytes: u64_at(224),
+            damage: Some(u64_at(240)).filter(|&at| at != 0),
             previous: bytes[192..224].try_into().expect("32 bytes"),
         };
         if let Some(offset) = header
@@ -295,6 +299,16 @@ impl Header {
                 return field("unsure_seq", 176);
             }
         }
+        let damage_may_lie_in = match self.kind {
+            Kind::Segment => self.run_start..self.end,
+            _ => 0..0,
+        };
+        if self
+            .damage
+            .is_some_and(|at| !damage_may_lie_in.contains(&at))
+        {
+            return field("damage", 240);
+        }
         Ok(self)
     }
 }
@@ -321,6 +335,7 @@ mod tests {
             run_seq: 2,
             run_start: 10,
             unsure_seq: Some(4),
+            damage: Some(120),
             plaintext_bytes: 100,
             payload_bytes: 60,
             previous: [4; 32],
@@ -334,7 +349,8 @@ mod tests {
 
     #[test]
     fn every_byte_that_no_writer_writes_is_refused() {
-        for offset in (14..16).chain(232..HEADER_BYTES).chain([11, 12]) {
+        let reserved = (14..16).chain(232..240).chain(248..HEADER_BYTES);
+        for offset in reserved.chain([11, 12]) {
             let mut bytes = header().encode();
             bytes[offset] ^= 0x80;
             assert!(Header::decode(&bytes).is_err(), "offset {offset}");
@@ -346,6 +362,25 @@ mod tests {
         let mut bytes = header().encode();
         bytes[9] = 2;
         assert_eq!(Header::decode(&bytes), Err(HeaderError::Version(2)));
+    }
+
+    #[test]
+    fn damage_lies_in_the_run_of_a_segment_and_nowhere_else() {
+        for (kind, damage, valid) in [
+            (Kind::Segment, 10, true),
+            (Kind::Segment, 199, true),
+            (Kind::Segment, 9, false),
+            (Kind::Segment, 200, false),
+            (Kind::Part, 120, false),
+        ] {
+            let header = Header {
+                kind,
+                damage: Some(damage),
+                ..header()
+            };
+            let read = Header::decode(&header.encode());
+            assert_eq!(read.is_ok(), valid, "{kind:?} {damage}");
+        }
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct Annotation {
     pub time_max: Option<i64>,
     /// A record that ends in it could not be decoded, because its beginning was not seen.
     pub unsure: bool,
+    /// The first position noted since the last cut that a replay cannot pass.
+    pub damage: Option<u64>,
     /// What the engine will want to know before opening the segment; its own format.
     pub summary: Vec<u8>,
 }

@@ -98,6 +98,7 @@ impl Writer {
             run_seq: 0,
             run_start: 0,
             unsure_seq: None,
+            damage: None,
             plaintext_bytes: 0,
             payload_bytes: 0,
             previous: [0; 32],

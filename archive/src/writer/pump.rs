@@ -30,6 +30,7 @@ struct Chain {
     run_seq: u64,
     run_start: u64,
     unsure_seq: Option<u64>,
+    damage: Option<u64>,
 }
 
 impl Chain {
@@ -48,6 +49,7 @@ impl Chain {
             run_seq,
             run_start,
             unsure_seq,
+            damage,
             ..
         } = present.header;
         Self {
@@ -56,6 +58,7 @@ impl Chain {
             run_seq,
             run_start,
             unsure_seq,
+            damage,
         }
     }
 }
@@ -187,6 +190,9 @@ impl Pump {
                 if annotation.unsure {
                     chain.unsure_seq = Some(seq);
                 }
+                if let Some(at) = annotation.damage {
+                    chain.damage = Some(at.clamp(chain.run_start, end - 1));
+                }
                 let mut header =
                     self.writer
                         .header(Kind::Segment, &self.stream, Id::default(), seq);
@@ -194,6 +200,7 @@ impl Pump {
                 (header.time_min, header.time_max) = (annotation.time_min, annotation.time_max);
                 (header.time_high, header.unsure_seq) = (chain.time_high, chain.unsure_seq);
                 (header.run_seq, header.run_start) = (chain.run_seq, chain.run_start);
+                header.damage = chain.damage;
                 header.previous = chain.previous;
                 self.pending.push_back(Pending {
                     seq,

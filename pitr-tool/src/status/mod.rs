@@ -15,7 +15,7 @@ use pitrd::config::Config;
 use pitrd::exit::{Exit, chain, classify};
 use pitrd::open;
 
-pub use report::{ArchiveName, BaseBackup, End, Gap, Kind, Lag, Moment, Report, Window};
+pub use report::{ArchiveName, BaseBackup, Damage, End, Gap, Kind, Lag, Moment, Report, Window};
 
 use crate::output;
 use crate::place::Place;
@@ -69,6 +69,7 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
             .iter()
             .map(|timeline| timeline.0)
             .collect(),
+        damage: windows.damage.iter().map(damage).collect(),
         base_backups,
         incomplete_backups: catalogue
             .incomplete
@@ -100,6 +101,14 @@ fn gap(gap: &plan::Gap) -> Gap {
         timeline: gap.timeline.0,
         from_lsn: gap.from.to_string(),
         to_lsn: gap.to.to_string(),
+    }
+}
+
+fn damage(damage: &plan::Damage) -> Damage {
+    Damage {
+        timeline: damage.timeline.0,
+        lsn: damage.at.to_string(),
+        passed: damage.is_passed,
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Report {
     pub gaps: Vec<Gap>,
     /// Timelines whose newest segments existed and are gone.
     pub lost_tails: Vec<u32>,
+    /// Records that came damaged from the server, where PostgreSQL's replay stops.
+    pub damage: Vec<Damage>,
     /// Base backups that are complete, oldest first.
     pub base_backups: Vec<BaseBackup>,
     /// Base backups that are not: under way, or interrupted. No restore uses them.
@@ -76,6 +78,17 @@ pub struct Gap {
     pub from_lsn: String,
     /// The first LSN that is there again.
     pub to_lsn: String,
+}
+
+/// A record where PostgreSQL's replay stops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    /// Its timeline.
+    pub timeline: u32,
+    /// Its LSN.
+    pub lsn: String,
+    /// Whether a base backup was taken after it.
+    pub passed: bool,
 }
 
 /// One complete base backup. What only its sealed manifest tells is `null` without a key.
@@ -159,6 +172,25 @@ impl fmt::Display for Report {
             writeln!(
                 f,
                 "DAMAGE   timeline {timeline}: its newest segments existed and are gone (pitr-tool verify names them)"
+            )?;
+        }
+        for Damage {
+            timeline,
+            lsn,
+            passed,
+        } in &self.damage
+        {
+            let (label, advice) = if *passed {
+                (
+                    "damage",
+                    "a base backup taken after it restores what came later",
+                )
+            } else {
+                ("DAMAGE", "take a base backup now: pitr-tool backup")
+            };
+            writeln!(
+                f,
+                "{label}   timeline {timeline}: the server sent a damaged record at {lsn}, where replay stops; {advice}"
             )?;
         }
         self.write_backups(f)
@@ -300,6 +332,7 @@ mod tests {
             }],
             gaps: vec![],
             lost_tails: vec![],
+            damage: vec![],
             base_backups: vec![sealed()],
             incomplete_backups: vec![],
             end: Some(End {

@@ -14,6 +14,8 @@ pub(super) struct WalAnnotator {
     skipped_end: Option<Lsn>,
     /// Where the open segment begins.
     cut: Lsn,
+    /// Where the first damage since then lies.
+    damage: Option<Lsn>,
     status: watch::Sender<CaptureStatus>,
 }
 
@@ -32,6 +34,7 @@ impl WalAnnotator {
             summary: WalSummary::default(),
             skipped_end: None,
             cut: start,
+            damage: None,
             status,
         })
     }
@@ -43,6 +46,7 @@ impl Annotate for WalAnnotator {
             reader,
             summary,
             skipped_end,
+            damage,
             status,
             ..
         } = self;
@@ -51,6 +55,7 @@ impl Annotate for WalAnnotator {
                 WalEvent::Damage { at, reason } => {
                     tracing::error!(%at, %reason, "the server sent WAL that it could not replay; its bytes are archived as they are");
                     status.send_modify(|status| status.damaged += 1);
+                    damage.get_or_insert(*at);
                 }
                 WalEvent::Skipped { end, .. } => *skipped_end = Some(*end),
                 _ => {}
@@ -71,6 +76,7 @@ impl Annotate for WalAnnotator {
             time_min: summary.times.map(|times| times.0),
             time_max: summary.times.map(|times| times.1),
             unsure,
+            damage: self.damage.take().map(|at| at.0),
             summary: summary.encode(),
         }
     }

@@ -44,8 +44,19 @@ pub(crate) struct Island {
     pub(crate) bases: Vec<Backup>,
     /// From the oldest base on.
     pub(crate) stretches: Vec<Stretch>,
-    /// It ends where the archive does: nothing is known to follow.
-    pub(crate) open: bool,
+    /// Why it does not go on.
+    pub(crate) ends: Ends,
+}
+
+/// Why WAL does not go on unbroken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ends {
+    /// The archive ends there: nothing is known to follow.
+    Open,
+    /// Nobody knows what follows: a gap, a hole, a lost tail.
+    Broken,
+    /// A record that the source's own recovery would stop at.
+    Damaged(Lsn),
 }
 
 impl Island {
@@ -53,8 +64,40 @@ impl Island {
         self.stretches.last().map_or(Lsn(0), |stretch| stretch.to)
     }
 
+    /// It ends where the archive does.
+    pub(crate) fn is_open(&self) -> bool {
+        self.ends == Ends::Open
+    }
+
     pub(crate) fn consistent_from(&self) -> Lsn {
         Lsn(self.bases[0].header.end)
+    }
+}
+
+impl Share {
+    /// The first record in `run`, from `from` on, that a replay cannot pass. A base that begins in the same segment behind such a
+    /// record is taken for damaged, too: headers do not tell whether another one follows.
+    async fn first_damage(&self, run: &Run, from: Lsn) -> Result<Option<Lsn>, PlanError> {
+        if run.damage.is_none() {
+            return Ok(None);
+        }
+        let Some(here) = self.reader.seq_at(run, from.0).await? else {
+            return Ok(None);
+        };
+        let known = match here
+            .checked_sub(1)
+            .filter(|&before| before >= run.seqs.start)
+        {
+            Some(before) => self.reader.header_of(before).await?.damage,
+            None => None,
+        };
+        if run.damage == known {
+            return Ok(None);
+        }
+        let noted = |header: &Header| header.damage.is_some() && header.damage != known;
+        let seq = self.reader.partition(here..run.seqs.end, noted).await?;
+        let noted = self.reader.header_of(seq).await?.damage;
+        Ok(noted.map(|at| Lsn(at).max(from)))
     }
 }
 
@@ -107,24 +150,31 @@ impl Line {
         Ok(Self { shares })
     }
 
-    /// Unbroken WAL from `from` on `timeline` as far as it goes; the flag says whether it ends where the archive does.
-    fn reach(&self, timeline: TimelineId, from: Lsn) -> (Vec<Stretch>, bool) {
+    /// Unbroken WAL from `from` on `timeline` as far as it goes and can be replayed.
+    async fn reach(
+        &self,
+        timeline: TimelineId,
+        from: Lsn,
+    ) -> Result<(Vec<Stretch>, Ends), PlanError> {
         let Some(first) = self
             .shares
             .iter()
             .position(|share| share.timeline == timeline)
         else {
-            return (Vec::new(), false);
+            return Ok((Vec::new(), Ends::Broken));
         };
         let (mut stretches, mut at) = (Vec::new(), from);
         for (index, share) in self.shares.iter().enumerate().skip(first) {
             let holds = |run: &&Run| run.positions.start <= at.0 && at.0 <= run.positions.end;
             let Some(run) = share.runs.iter().rev().find(holds) else {
-                return (stretches, false);
+                return Ok((stretches, Ends::Broken));
             };
             let to = share
                 .until
                 .map_or(run.positions.end, |until| until.0.min(run.positions.end));
+            let damage = share.first_damage(run, at).await?;
+            let damage = damage.filter(|damage| damage.0 < to);
+            let to = damage.map_or(to, |damage| damage.0);
             if to > at.0 {
                 stretches.push(Stretch {
                     share: index,
@@ -133,20 +183,28 @@ impl Line {
                     to: Lsn(to),
                 });
             }
+            if let Some(damage) = damage {
+                return Ok((stretches, Ends::Damaged(damage)));
+            }
             match share.until {
                 Some(until) if run.positions.end >= until.0 => at = until,
-                Some(_) => return (stretches, false),
+                Some(_) => return Ok((stretches, Ends::Broken)),
                 None => {
                     let last = share.runs.last().is_some_and(|last| last == run);
-                    return (stretches, last && !share.tail_lost && !share.hole);
+                    let ends = if last && !share.tail_lost && !share.hole {
+                        Ends::Open
+                    } else {
+                        Ends::Broken
+                    };
+                    return Ok((stretches, ends));
                 }
             }
         }
-        (stretches, false)
+        Ok((stretches, Ends::Broken))
     }
 
     /// Backups from which recovery can follow this line, grouped by how far it gets. Oldest first.
-    pub(crate) fn islands(&self, catalogue: &Catalogue) -> Vec<Island> {
+    pub(crate) async fn islands(&self, catalogue: &Catalogue) -> Result<Vec<Island>, PlanError> {
         let mut islands: Vec<Island> = Vec::new();
         for backup in &catalogue.backups {
             let Some(share) = self
@@ -159,33 +217,41 @@ impl Line {
             if share.until.is_some_and(|until| backup.header.end > until.0) {
                 continue;
             }
-            let (stretches, open) = self.reach(share.timeline, Lsn(backup.header.start));
+            let from = Lsn(backup.header.start);
+            let (stretches, ends) = self.reach(share.timeline, from).await?;
             let end = stretches.last().map_or(Lsn(0), |stretch| stretch.to);
             if end.0 < backup.header.end {
                 continue;
             }
             let same = |island: &Island| {
-                let ends =
+                let end =
                     |stretches: &[Stretch]| stretches.last().map(|last| (last.share, last.to));
-                ends(&island.stretches) == ends(&stretches)
+                end(&island.stretches) == end(&stretches)
             };
             match islands.iter_mut().find(|island| same(island)) {
                 Some(island) => island.bases.push(backup.clone()),
                 None => islands.push(Island {
                     bases: vec![backup.clone()],
                     stretches,
-                    open,
+                    ends,
                 }),
             }
         }
-        islands
+        Ok(islands)
     }
 }
 
 /// Whether segments lie behind a missing one: puts in flight, of a daemon that runs or was killed, or a segment that was deleted.
 pub(super) fn has_hole(stream: &Stream) -> bool {
-    let contiguous = stream.runs.last().map_or(0, |run| run.seqs.end);
-    stream.end.last.is_some_and(|last| last >= contiguous)
+    stream
+        .end
+        .last
+        .is_some_and(|last| last >= contiguous(stream))
+}
+
+/// The number behind the last one that is there with all before it in its run.
+pub(super) fn contiguous(stream: &Stream) -> u64 {
+    stream.runs.last().map_or(0, |run| run.seqs.end)
 }
 
 /// The header of a timeline's history file: its parent, and where it branched off. `None` if the file is not there.

@@ -19,12 +19,12 @@ use pitr_archive::{Archive, ArchiveError, Reading, layout};
 
 pub use error::{Moment, PlanError};
 pub use shape::{PathStep, Plan, StopAt};
-pub use windows::{Gap, Window, Windows};
+pub use windows::{Damage, Gap, Window, Windows};
 
 use crate::backup::BackupManifest;
 use crate::source::Source;
 use crate::{Lsn, Target, TimelineId};
-use line::{Island, Line};
+use line::{Ends, Island, Line};
 use resolve::{AtTime, Resolver, Stop};
 use scan::Scan;
 
@@ -58,19 +58,41 @@ pub async fn plan(
         target,
         before,
     };
-    let islands = planner.line.islands(&catalogue);
+    let islands = planner.line.islands(&catalogue).await?;
     Planner { islands, ..planner }.plan(timeline).await
 }
 
-/// The catalogue; where a daemon has puts in flight, after those that it had have arrived.
+/// The catalogue. Where there are segments behind a hole, a daemon may have puts in flight: once those that were there at first are
+/// reached, the hole was one, and what has been put behind the end since then is not looked at.
 async fn settled(archive: &Arc<Archive>) -> Result<Catalogue, ArchiveError> {
     let until = Instant::now() + SETTLE_MAX;
+    let mut catalogue = Catalogue::read(archive).await?;
+    let holes = catalogue
+        .streams
+        .iter()
+        .filter(|stream| line::has_hole(stream));
+    let seen: Vec<_> = holes
+        .map(|stream| (stream.name.clone(), stream.end.last))
+        .collect();
     loop {
-        let catalogue = Catalogue::read(archive).await?;
-        if !catalogue.streams.iter().any(line::has_hole) || Instant::now() >= until {
+        let mut settled = true;
+        for (name, last) in &seen {
+            let stream = catalogue
+                .streams
+                .iter_mut()
+                .find(|stream| stream.name == *name);
+            let Some(stream) = stream else { continue };
+            let reached = line::contiguous(stream).checked_sub(1);
+            if reached >= *last {
+                stream.end.last = reached;
+            }
+            settled &= reached >= *last;
+        }
+        if settled || Instant::now() >= until {
             return Ok(catalogue);
         }
         tokio::time::sleep(SETTLE_STEP).await;
+        catalogue = Catalogue::read(archive).await?;
     }
 }
 
@@ -151,15 +173,27 @@ impl Planner<'_> {
             }
             after = Some(self.begin_of(island).await?);
         }
-        let reason = match self.target {
+        let mut reason = match self.target {
             Target::Xid(_) | Target::Name(_) => {
-                "nothing like it stands in the WAL behind a base backup"
+                "nothing like it stands in the WAL behind a base backup".to_owned()
             }
             _ => {
                 "it lies before the first moment at which a base backup is consistent, or in a gap"
+                    .into()
             }
         };
-        Err(self.unreachable(reason.into(), None, after))
+        let damage = self
+            .islands
+            .iter()
+            .rev()
+            .find_map(|island| match island.ends {
+                Ends::Damaged(at) => Some(at),
+                _ => None,
+            });
+        if let Some(at) = damage {
+            reason = format!("{reason}; {}", damaged(at));
+        }
+        Err(self.unreachable(reason, None, after))
     }
 
     fn resolver<'b>(&'b self, island: &'b Island) -> Resolver<'b> {
@@ -181,11 +215,11 @@ impl Planner<'_> {
                 AtTime::BeforeBase => None,
                 AtTime::Quiet => return self.quiet(island, *time).await,
             },
-            Target::Latest if newest && island.open => resolver.end().await?,
-            Target::Latest => return Ok(Outcome::PastEnd(self.why_it_ends(island).into())),
+            Target::Latest if newest && island.is_open() => resolver.end().await?,
+            Target::Latest => return Ok(Outcome::PastEnd(self.why_it_ends(island))),
             Target::Lsn(lsn) => match resolver.lsn(*lsn, self.before).await? {
                 None if *lsn > island.end() || (*lsn == island.end() && newest) => {
-                    return Ok(Outcome::PastEnd(self.why_it_ends(island).into()));
+                    return Ok(Outcome::PastEnd(self.why_it_ends(island)));
                 }
                 found => found,
             },
@@ -202,26 +236,30 @@ impl Planner<'_> {
             return Ok(Outcome::NotHere);
         };
         let known = self.known_until(island, &end).await?;
-        if island.open && known.is_some_and(|known| time <= known) {
+        if island.is_open() && known.is_some_and(|known| time <= known) {
             return Ok(Outcome::Stop(end));
         }
         let reason = match known.map(jiff::Timestamp::from_microsecond) {
-            Some(Ok(known)) if island.open => {
+            Some(Ok(known)) if island.is_open() => {
                 format!("the archive knows what happened only up to {known}")
             }
-            _ if island.open => "the archive holds no transaction, so no time can be told".into(),
-            _ => self.why_it_ends(island).into(),
+            _ if island.is_open() => {
+                "the archive holds no transaction, so no time can be told".into()
+            }
+            _ => self.why_it_ends(island),
         };
         Ok(Outcome::PastEnd(reason))
     }
 
-    fn why_it_ends(&self, island: &Island) -> &'static str {
+    fn why_it_ends(&self, island: &Island) -> String {
         let last = island
             .stretches
             .last()
             .map(|stretch| &self.line.shares[stretch.share]);
-        if island.open {
+        let reason = if island.is_open() {
             "the archive's WAL ends before it"
+        } else if let Ends::Damaged(at) = island.ends {
+            return damaged(at);
         } else if last.is_some_and(|share| share.tail_lost) {
             "the archive's newest segments existed and are gone: the store was rolled back or they were deleted \
              (pitr-tool verify names them)"
@@ -230,7 +268,8 @@ impl Planner<'_> {
              started since (pitr-tool verify names it)"
         } else {
             "the WAL has a gap there, and no base backup after it reaches the target"
-        }
+        };
+        reason.into()
     }
 
     /// Up to which time it is known what happened: the last transaction, or the clock when everything was durable.
@@ -379,6 +418,14 @@ impl Planner<'_> {
         bases.reverse();
         Ok((bases, bytes, objects))
     }
+}
+
+/// Why nothing behind `at` can be restored.
+fn damaged(at: Lsn) -> String {
+    format!(
+        "the WAL record at lsn:{at} was damaged when the server sent it, and PostgreSQL's replay stops there; what came after it \
+         can be restored only from a base backup taken after it (pitr-tool backup)"
+    )
 }
 
 enum Outcome {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use pitr_archive::Archive;
-use pitr_archive::catalogue::{BackupId, Catalogue};
+use pitr_archive::catalogue::{Backup, BackupId, Catalogue};
 
 use super::error::{Moment, PlanError};
-use super::line::{Island, Line};
+use super::line::{Ends, Island, Line};
+use super::scan::stretch_seqs;
 use crate::{Lsn, TimelineId};
 
 /// A stretch in which every moment can be restored.
@@ -35,6 +36,17 @@ pub struct Gap {
     pub to: Lsn,
 }
 
+/// A record that came damaged from the server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// Its timeline.
+    pub timeline: TimelineId,
+    /// Where it begins.
+    pub at: Lsn,
+    /// A base backup was taken after it, so what came later can be restored.
+    pub is_passed: bool,
+}
+
 /// What can be restored, and what cannot.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Windows {
@@ -44,6 +56,8 @@ pub struct Windows {
     pub gaps: Vec<Gap>,
     /// Timelines whose newest segments existed and are gone.
     pub lost_tails: Vec<TimelineId>,
+    /// Where PostgreSQL's replay stops although the WAL goes on; the last of them in each unbroken run.
+    pub damage: Vec<Damage>,
 }
 
 impl Windows {
@@ -58,6 +72,17 @@ impl Windows {
                 let (from, to) = (Lsn(pair[0].positions.end), Lsn(pair[1].positions.start));
                 found.gaps.push(Gap { timeline, from, to });
             }
+            for at in stream.runs.iter().filter_map(|run| run.damage) {
+                let passed = |backup: &Backup| {
+                    let same = backup.header.stream == stream.name && backup.header.start > at;
+                    same || backup.header.stream > stream.name
+                };
+                found.damage.push(Damage {
+                    timeline,
+                    at: Lsn(at),
+                    is_passed: catalogue.backups.iter().any(passed),
+                });
+            }
             let line = match Line::to(archive, catalogue, timeline).await {
                 Ok(line) => line,
                 // Said by verify; what other timelines hold can still be told.
@@ -67,7 +92,7 @@ impl Windows {
             if line.shares.last().is_some_and(|share| share.tail_lost) {
                 found.lost_tails.push(timeline);
             }
-            for island in line.islands(catalogue) {
+            for island in line.islands(catalogue).await? {
                 found.add(&line, &island, timeline).await?;
             }
         }
@@ -86,8 +111,20 @@ impl Windows {
         if share.timeline != timeline {
             return Ok(());
         }
-        let header = share.reader.header_of(last.run.seqs.end - 1).await?;
-        let covered = if island.open { share.covered } else { None };
+        // In the segment that damage ends, later records may have later times.
+        let seq = match island.ends {
+            Ends::Damaged(_) => {
+                let seqs = stretch_seqs(share, last).await?;
+                seqs.end.saturating_sub(2).max(seqs.start)
+            }
+            _ => last.run.seqs.end - 1,
+        };
+        let header = share.reader.header_of(seq).await?;
+        let covered = if island.is_open() {
+            share.covered
+        } else {
+            None
+        };
         self.windows.push(Window {
             timeline,
             from: consistent_moment(line, island).await?,
