@@ -152,6 +152,7 @@ mod tests {
             password_file: None,
             allow_standby: false,
             create_slot: true,
+            wal_directory: None,
         };
         let name = |text: &str| connection(&source(text)).unwrap().application_name;
         assert_eq!(name("host=/run user=u").as_deref(), Some("orders"));

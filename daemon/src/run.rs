@@ -93,6 +93,7 @@ fn capture_settings(config: &Config, accept_break: bool) -> anyhow::Result<Captu
         slot: config.source.slot.clone(),
         create_slot: config.source.create_slot,
         allow_standby: config.source.allow_standby,
+        wal_directory: config.source.wal_directory.clone(),
         accept_break,
         log: log_settings(config),
     })

@@ -79,13 +79,15 @@ class Wal:
 def bench_catch_up(scratch, server, wal):
     peaks, stored = [], []
 
-    def pitrd():
-        slot = wal.slot()
-        seconds, peak, size = ours.catch_up(scratch, server, slot, wal.end)
-        peaks.append(peak)
-        stored.append(size)
-        wal.used(slot)
-        return seconds
+    def pitrd(files):
+        def measure():
+            slot = wal.slot()
+            seconds, peak, size = ours.catch_up(scratch, server, slot, wal.end, files)
+            peaks.append(peak)
+            stored.append(size)
+            wal.used(slot)
+            return seconds
+        return measure
 
     def receivewal():
         slot = wal.slot()
@@ -101,14 +103,18 @@ def bench_catch_up(scratch, server, wal):
             return seconds
         return measure
 
-    competitors = {"pitrd": pitrd, "pg_receivewal": receivewal}
+    own = {"stream": pitrd(False), "files": pitrd(True)}
+    competitors = own | {"pg_receivewal": receivewal}
     competitors |= {f"pgBackRest {c}:{l or ''}".rstrip(":"): pgbackrest(c, l) for c, l in CODECS}
     rates = {name: median([wal.megabytes / s for s in f]) for name, f in collect(competitors).items()}
-    own = rates.pop("pitrd")
-    for peer, rate in rates.items():
-        goal = 1.0 if peer == "pg_receivewal" else 2.0
-        row("catch-up of WAL, MB/s", f"{own:.0f}", peer, f"{rate:.0f}", f"{own / rate:.2f}", f">= {goal}",
-            own / rate >= goal)
+    for way in own:
+        own_rate = rates.pop(way)
+        for peer, rate in rates.items():
+            if peer in own:
+                continue
+            goal = 1.0 if peer == "pg_receivewal" else 2.0
+            row(f"catch-up by {way}, MB/s", f"{own_rate:.0f}", peer, f"{rate:.0f}", f"{own_rate / rate:.2f}",
+                f">= {goal}", own_rate / rate >= goal)
     peak = max(peaks) / 1048576
     row("memory of pitrd during it, MiB", f"{peak:.0f}", "", "", "", "< 96", peak < 96)
     say(f"  {wal.megabytes:.0f} MB of WAL became {median(stored) / 1e6:.0f} MB in the archive")

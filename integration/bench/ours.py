@@ -16,7 +16,7 @@ BIN = os.environ.get("PITRD_BIN_DIR", os.path.join(TARGET, "release"))
 class Pitrd:
     """One archive in a directory: zstd:1, encrypted for a public key."""
 
-    def __init__(self, scratch, server, name, linger="1s", settings=""):
+    def __init__(self, scratch, server, name, linger="1s", source=""):
         self.scratch, self.server, self.name = scratch, server, name
         self.home = scratch.fresh(name)
         for program in ("pitrd", "pitr-tool"):
@@ -37,11 +37,11 @@ recipients = ["{recipient}"]
 [source.postgres]
 connection = "{server.connection()} application_name={name}"
 slot = "{name}"
+{source}
 [segment]
 bytes_max = "16 MiB"
 linger = "{linger}"
 compression = "zstd:1"
-{settings}
 """)
         self.process = None
         self.tool("init")
@@ -85,9 +85,10 @@ compression = "zstd:1"
         shutil.rmtree(self.home)
 
 
-def catch_up(scratch, server, slot, end):
-    """(seconds from the start of the process to durable, peak resident bytes, bytes stored)."""
-    pitrd = Pitrd(scratch, server, slot)
+def catch_up(scratch, server, slot, end, files):
+    """By the stream, or from the server's files: (seconds from the start of the process to durable, peak resident bytes, bytes stored)."""
+    source = f'wal_directory = "{server.data}/pg_wal"' if files else ""
+    pitrd = Pitrd(scratch, server, slot, source=source)
     start = time.monotonic()
     pitrd.start(wait=False)
     pitrd.wait_durable(end)

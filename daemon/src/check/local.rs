@@ -50,9 +50,23 @@ pub(super) fn local(config: &Config) -> Vec<Finding> {
             Err(error) => failed("password file", &error, AS_THE_DAEMON),
         });
     }
+    findings.extend(config.source.wal_directory.as_deref().map(wal_files));
     let ArchiveUrl::File(directory) = &config.archive.url;
     findings.extend(archive_directory(directory));
     findings
+}
+
+/// Catching up reads them; without them it reads the stream.
+fn wal_files(directory: &Path) -> Finding {
+    let (what, name) = ("WAL files", directory.display());
+    match std::fs::read_dir(directory) {
+        Ok(_) => Finding::ok(what, format!("{name} can be read for catching up")),
+        Err(error) => Finding::warn(
+            what,
+            format!("{name}: {error}; catching up will use the stream"),
+            "name the server's pg_wal in wal_directory and let the daemon's user read it, or take the key out",
+        ),
+    }
 }
 
 fn password_in_the_open(config: &Config) -> Option<Finding> {

@@ -111,6 +111,7 @@ mod tests {
             password_file: None,
             allow_standby: false,
             create_slot,
+            wal_directory: None,
         }
     }
 

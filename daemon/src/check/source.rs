@@ -390,6 +390,7 @@ mod tests {
             password_file: None,
             allow_standby,
             create_slot: true,
+            wal_directory: None,
         };
         assert_eq!(standby(&config(false), true).level, Level::Fail);
         assert_eq!(standby(&config(true), true).level, Level::Ok);

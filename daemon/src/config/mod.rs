@@ -73,6 +73,8 @@ pub struct PostgresSource {
     pub allow_standby: bool,
     /// Whether a missing slot is created.
     pub create_slot: bool,
+    /// The server's `pg_wal`, if it may be read for catching up.
+    pub wal_directory: Option<PathBuf>,
 }
 
 impl fmt::Debug for PostgresSource {
@@ -82,6 +84,7 @@ impl fmt::Debug for PostgresSource {
             .field("password_file", &self.password_file)
             .field("allow_standby", &self.allow_standby)
             .field("create_slot", &self.create_slot)
+            .field("wal_directory", &self.wal_directory)
             .finish_non_exhaustive()
     }
 }
@@ -239,6 +242,7 @@ fn postgres(section: &Section<'_>, path: &Path) -> Result<PostgresSource, Config
         create_slot: section
             .get("create_slot", "true or false", DeValue::as_bool)?
             .unwrap_or(true),
+        wal_directory: section.get("wal_directory", DIRECTORY, |value| file(value, path))?,
     })
 }
 
@@ -304,6 +308,7 @@ fn log(section: &Section<'_>) -> Result<Log, ConfigError> {
 }
 
 const FILE: &str = "the path of a file";
+const DIRECTORY: &str = "the path of a directory";
 
 fn file(value: &DeValue<'_>, config: &Path) -> Option<PathBuf> {
     let name = value.as_str().filter(|name| !name.is_empty())?;

@@ -31,6 +31,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "password_file",
             "allow_standby",
             "create_slot",
+            "wal_directory",
         ],
     ),
     (

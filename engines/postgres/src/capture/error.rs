@@ -2,6 +2,7 @@
 
 use pitr_archive::ArchiveError;
 
+use super::local::LocalWalError;
 use crate::connect::ConnectError;
 use crate::history::HistoryError;
 use crate::replication::ReplicationError;
@@ -14,6 +15,9 @@ pub enum CaptureError {
     /// The archive failed.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// The server's files are not what they should be: its stream is read instead.
+    #[error(transparent)]
+    LocalWal(#[from] LocalWalError),
     /// No session with the server.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -66,7 +70,9 @@ impl CaptureError {
     pub fn is_permanent(&self, streamed_once: bool) -> bool {
         match self {
             // The position is read back from the store, and the server sends the bytes again.
-            Self::Archive(ArchiveError::Discontinuous { .. }) | Self::GapAgain => false,
+            Self::Archive(ArchiveError::Discontinuous { .. })
+            | Self::GapAgain
+            | Self::LocalWal(_) => false,
             Self::Archive(error) => error.is_permanent(),
             Self::Source(_) | Self::OtherBranch { .. } => true,
             Self::Connect(error) => error.is_permanent() && !streamed_once,

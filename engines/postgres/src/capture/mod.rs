@@ -1,15 +1,18 @@
 //! Capture: from the server's walsender into the archive's log writer, and the durable end back to the server.
 //!
 //! `run` reconnects for ever; `session` is one connection; `position` decides which timeline to read from where;
-//! `stream` moves bytes until the timeline ends; `annotate` checks the WAL as it passes.
+//! `stream` moves bytes until the timeline ends, and takes what lies far behind from the server's files where it may (`local`);
+//! `annotate` checks the WAL as it passes.
 
 mod annotate;
 mod clock;
 mod error;
+mod local;
 mod position;
 mod slot;
 mod stream;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -39,6 +42,8 @@ pub struct CaptureSettings {
     pub create_slot: bool,
     /// A standby may be the source.
     pub allow_standby: bool,
+    /// The server's own `pg_wal`, where this process may read it: catching up costs the server less.
+    pub wal_directory: Option<PathBuf>,
     /// Go on although the store lost segments that it had: a break is recorded.
     pub accept_break: bool,
     /// How the log is cut.
@@ -105,6 +110,8 @@ pub(crate) struct Capture {
     shutdown: watch::Receiver<bool>,
     /// The server of this session is a standby.
     is_standby: bool,
+    /// Where the server of this session was when it began.
+    server: Option<(TimelineId, Lsn)>,
 }
 
 /// Captures until `shutdown` becomes true; then closes the open segment and waits until it is durable. Reconnects for as long as
@@ -128,6 +135,7 @@ pub async fn run(
         status,
         shutdown,
         is_standby: false,
+        server: None,
     };
     let mut backoff = BACKOFF_FIRST;
     let mut streamed_once = false;
@@ -144,6 +152,9 @@ pub async fn run(
             .status
             .send_modify(|status| status.streaming = false);
         streamed_once |= streamed;
+        if matches!(error, CaptureError::LocalWal(_)) {
+            capture.settings.wal_directory = None;
+        }
         if error.is_permanent(streamed_once) {
             return Err(error);
         }
@@ -171,6 +182,7 @@ impl Capture {
             return Err(CaptureError::Standby);
         }
         self.is_standby = client.in_recovery();
+        self.server = Some((identity.timeline, identity.flush_lsn));
         self.status
             .send_modify(|status| status.server_end = identity.flush_lsn);
         let mut gaps = 0;

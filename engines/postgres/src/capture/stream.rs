@@ -4,12 +4,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pitr_archive::writer::{LogWriter, Progress};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::annotate::WalAnnotator;
 use super::clock::QuietClock;
+use super::local::LocalWal;
 use super::position::Place;
 use super::{Capture, CaptureError};
 use crate::replication::{
@@ -52,11 +54,13 @@ impl Capture {
         client: ReplicationClient,
         place: Place,
     ) -> Result<StreamEnd, CaptureError> {
-        let (mut stream, log) = match self.open(client, place).await? {
+        let mut files = self.files(&place);
+        let start = files.as_ref().map_or(place.from, LocalWal::end);
+        let (mut stream, log) = match self.open(client, place, start).await? {
             ControlFlow::Continue(opened) => opened,
             ControlFlow::Break(end) => return Ok(end),
         };
-        let outcome = self.pump(&mut stream, &log).await;
+        let outcome = self.pump(&mut stream, &mut files, &log).await;
         match outcome {
             Ok(Step::Stop) => {
                 let durable = log.finish().await?;
@@ -95,10 +99,27 @@ impl Capture {
         }
     }
 
+    /// The server's own files, if the way from `place` on is long and they may be read.
+    fn files(&self, place: &Place) -> Option<LocalWal> {
+        let (timeline, flushed) = self.server.filter(|_| !self.is_standby)?;
+        let directory = self.settings.wal_directory.as_ref()?;
+        let source = &self.source;
+        let files = LocalWal::new(
+            directory,
+            timeline,
+            source.system_id,
+            source.wal_segment_bytes,
+            (place.from, flushed),
+        );
+        files.filter(|_| timeline == place.timeline)
+    }
+
+    /// Starts the writer at `place`, and the stream at `start`, which may lie ahead.
     async fn open(
         &self,
         client: ReplicationClient,
         place: Place,
+        start: Lsn,
     ) -> Result<ControlFlow<StreamEnd, (WalStream, LogWriter)>, CaptureError> {
         let Place {
             timeline,
@@ -107,7 +128,7 @@ impl Capture {
             from,
         } = place;
         let slot = self.settings.slot.clone();
-        let started = client.start_physical(Some(&slot), from, timeline).await;
+        let started = client.start_physical(Some(&slot), start, timeline).await;
         let stream = match started {
             Ok(Start::Streaming(stream)) => stream,
             Ok(Start::TimelineEnded {
@@ -144,7 +165,10 @@ impl Capture {
             Box::new(annotate),
         );
         let durable = Lsn(log.progress().borrow().durable);
-        tracing::info!(%timeline, %from, %durable, "streaming");
+        if start > from {
+            tracing::info!(%timeline, %from, upto = %start, "catching up from the server's own WAL files");
+        }
+        tracing::info!(%timeline, from = %start, %durable, "streaming");
         self.status.send_modify(|status| {
             status.timeline = Some(timeline);
             (status.received, status.durable) = (durable, durable);
@@ -157,6 +181,7 @@ impl Capture {
     async fn pump(
         &mut self,
         stream: &mut WalStream,
+        files: &mut Option<LocalWal>,
         log: &LogWriter,
     ) -> Result<Step, CaptureError> {
         let mut progress = log.progress();
@@ -188,13 +213,21 @@ impl Capture {
                     }
                     continue;
                 }
-                next = async { (log.room().await, stream.next().await) } => next,
+                next = async { (log.room().await, next(stream, files).await) } => next,
             };
             let (Some(room), message) = message else {
                 return Ok(Step::WriterStopped);
             };
             read = Instant::now();
-            match message? {
+            let message = match message? {
+                Next::Said(message) => message,
+                Next::Filed(start, data) => {
+                    self.received(start.advance(data.len() as u64));
+                    room.append(start.0, data);
+                    continue;
+                }
+            };
+            match message {
                 WalMessage::Wal {
                     start,
                     server_end,
@@ -245,9 +278,15 @@ impl Capture {
 
     fn heard(&self, server_end: Lsn, clock: i64, received: Option<Lsn>) {
         self.status.send_modify(|status| {
-            status.streaming = true;
             (status.server_end, status.clock) = (server_end.max(status.server_end), clock);
-            status.received = received.unwrap_or(status.received).max(status.received);
+        });
+        self.received(received.unwrap_or_default());
+    }
+
+    fn received(&self, end: Lsn) {
+        self.status.send_modify(|status| {
+            status.streaming = true;
+            status.received = end.max(status.received);
         });
     }
 
@@ -286,6 +325,23 @@ impl Capture {
         });
         Ok(())
     }
+}
+
+/// What comes next, and from where.
+enum Next {
+    Said(WalMessage),
+    Filed(Lsn, Bytes),
+}
+
+/// From the files until they end, then from the stream. Cancel safe.
+async fn next(stream: &mut WalStream, files: &mut Option<LocalWal>) -> Result<Next, CaptureError> {
+    if let Some(way) = files {
+        if let Some((start, bytes)) = way.next().await? {
+            return Ok(Next::Filed(start, bytes));
+        }
+        *files = None;
+    }
+    Ok(Next::Said(stream.next().await?))
 }
 
 /// A server that shuts down asks for our position over and over, until it hears that all of its WAL is durable. While the store does

@@ -13,6 +13,8 @@ mod synthetic;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use page::{PAGE_BYTES, page_is_at};
+
 pub use event::{DamageReason, RelationFile, TransactionEnd, WalEvent};
 pub use reader::{SegmentSizeError, WalReader};
 pub use summary::{RestorePoint, SummaryError, WalSummary};

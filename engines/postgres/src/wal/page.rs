@@ -6,7 +6,7 @@ use super::fields::Fields;
 use crate::{Lsn, TimelineId};
 
 /// Bytes in a WAL page. PostgreSQL can be built with others; such WAL is reported as damage, never misread.
-pub(super) const PAGE_BYTES: u64 = 8192;
+pub(crate) const PAGE_BYTES: u64 = 8192;
 /// Bytes of the header of a page that opens a WAL segment.
 pub(super) const LONG_HEADER_BYTES: usize = 40;
 const SHORT_HEADER_BYTES: usize = 24;
@@ -44,6 +44,19 @@ pub(super) fn header_bytes(page: Lsn, segment_bytes: u64) -> usize {
     } else {
         SHORT_HEADER_BYTES
     }
+}
+
+/// Whether `page` says of itself that it lies at `at`, and, where a WAL segment begins, that it is of this cluster. What follows
+/// a switch to the next WAL segment is zeros.
+pub(crate) fn page_is_at(page: &[u8], at: Lsn, segment_bytes: u64, system_id: u64) -> bool {
+    let u64_at = |offset: usize| {
+        let field = page.get(offset..offset + 8)?.try_into().ok()?;
+        Some(u64::from_le_bytes(field))
+    };
+    let opens_segment = at.0.is_multiple_of(segment_bytes);
+    let placed = u64_at(8) == Some(at.0)
+        && (!opens_segment || u64_at(SHORT_HEADER_BYTES) == Some(system_id));
+    placed || (!opens_segment && page.iter().all(|&byte| byte == 0))
 }
 
 /// What a page's first record has to do with the page before.
