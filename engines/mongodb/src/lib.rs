@@ -6,6 +6,7 @@ mod cluster_time;
 mod entry;
 pub mod fold;
 pub mod log;
+pub mod restore;
 mod summary;
 
 pub use cluster_time::{ClusterTime, NotAClusterTime};

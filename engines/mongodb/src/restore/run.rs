@@ -1,0 +1,225 @@
+//! The way of a restore through the archive: once over the log for the catalogue, then base copy and log for the documents. The
+//! fold runs on threads of its own and is fed from the store.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::sync::Arc;
+
+use bson::Uuid;
+use futures_util::StreamExt;
+use pitr_archive::Reading;
+use pitr_archive::catalogue::BackupId;
+use pitr_archive::object::StreamName;
+use tokio::runtime::Handle;
+
+use super::RestoreError;
+use crate::ClusterTime;
+use crate::base::BaseReader;
+use crate::fold::catalogue::{Catalogue, Collection, from_base};
+use crate::fold::{Documents, Entry, FoldError, Folded, Keep, Limits, Sink, Unwrapper, Wanted};
+use crate::log::Entries;
+
+/// What is folded: a base copy, and the log of `stream` behind it up to and including `to`.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The archive and what opens it.
+    pub reading: Arc<Reading>,
+    /// The base copy.
+    pub base: BackupId,
+    /// The log's stream.
+    pub stream: StreamName,
+    /// The last entry that takes effect, or any time before the next one.
+    pub to: ClusterTime,
+}
+
+/// What happens during a restore, for whoever shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// About so many bytes of base copy will be read.
+    Total(u64),
+    /// So many more are.
+    Read(u64),
+    /// So many more documents are in place.
+    Placed(u64),
+}
+
+/// Is told what happens, from any thread.
+pub type Watch = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// The catalogue at the target.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// What is there.
+    pub collections: BTreeMap<Uuid, Collection>,
+    /// What was there.
+    pub dropped: BTreeSet<Uuid>,
+    /// Entries of the log.
+    pub entries: u64,
+}
+
+/// Scratch files of the fold, and how much it may take.
+#[derive(Clone)]
+pub struct Fold {
+    source: Source,
+    base: Arc<BaseReader>,
+    limits: Limits,
+    watch: Watch,
+}
+
+impl Fold {
+    /// Opens the base copy.
+    pub async fn open(source: Source, limits: Limits, watch: Watch) -> Result<Self, RestoreError> {
+        let base = BaseReader::open(Arc::clone(&source.reading), source.base).await?;
+        let (t1, to) = (base.manifest().t1, source.to);
+        if to < t1 {
+            return Err(RestoreError::Request(format!(
+                "the base copy {} is whole from {t1} on, which is after the target {to}",
+                source.base
+            )));
+        }
+        Ok(Self {
+            source,
+            base: Arc::new(base),
+            limits,
+            watch,
+        })
+    }
+
+    /// The base copy.
+    #[must_use]
+    pub fn base(&self) -> &BaseReader {
+        &self.base
+    }
+
+    /// The directory for scratch files, and the limits.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Folds the catalogue.
+    pub async fn catalogue(&self) -> Result<State, RestoreError> {
+        let base = self
+            .base
+            .manifest()
+            .collections
+            .iter()
+            .filter_map(from_base);
+        let mut catalogue = Catalogue::new(base);
+        let scratch = self.limits.scratch.clone();
+        let entries = self.entries().await?;
+        let (catalogue, count) = blocking(move |handle| {
+            let mut unwrapper = Unwrapper::new(Keep::Commands, scratch);
+            let count = each(handle, entries, &mut unwrapper, &mut |entry| {
+                catalogue.apply(entry)
+            })?;
+            Ok((catalogue, count))
+        })
+        .await?;
+        let dropped = catalogue.dropped();
+        Ok(State {
+            collections: catalogue.finish()?,
+            dropped,
+            entries: count,
+        })
+    }
+
+    /// Folds the documents of `wanted` into `sink`; `others` is everything else that exists or existed.
+    pub async fn documents(
+        &self,
+        wanted: Vec<Wanted>,
+        others: BTreeSet<Uuid>,
+        sink: Arc<dyn Sink + Send>,
+    ) -> Result<Folded, RestoreError> {
+        let uuids: BTreeSet<Uuid> = wanted.iter().map(|wanted| wanted.uuid).collect();
+        let of_base = self.base.manifest().collections.iter();
+        let of_base = of_base.filter(|found| found.uuid.is_some_and(|uuid| uuids.contains(&uuid)));
+        let bytes: u64 = of_base.map(crate::base::Collection::bytes).sum();
+        (self.watch)(Event::Total(bytes));
+        let documents = Documents::new(wanted, others, bytes, self.limits.clone())?;
+        let (base, watch) = (Arc::clone(&self.base), Arc::clone(&self.watch));
+        let scratch = self.limits.scratch.clone();
+        let entries = self.entries().await?;
+        blocking(move |handle| {
+            let mut documents = documents;
+            rows(handle, &base, &uuids, &mut documents, &watch)?;
+            let mut unwrapper = Unwrapper::new(Keep::All, scratch);
+            each(handle, entries, &mut unwrapper, &mut |entry| {
+                documents.apply(entry)
+            })?;
+            Ok(documents.finish(sink.as_ref())?)
+        })
+        .await
+    }
+
+    /// Hands every operation that took effect to `effect`, in order.
+    pub async fn operations(
+        &self,
+        mut effect: impl FnMut(&Entry<'_>) -> Result<(), FoldError> + Send + 'static,
+    ) -> Result<u64, RestoreError> {
+        let entries = self.entries().await?;
+        let scratch = self.limits.scratch.clone();
+        blocking(move |handle| {
+            let mut unwrapper = Unwrapper::new(Keep::All, scratch);
+            each(handle, entries, &mut unwrapper, &mut effect)
+        })
+        .await
+    }
+
+    async fn entries(&self) -> Result<Entries, RestoreError> {
+        let Source {
+            reading,
+            stream,
+            to,
+            ..
+        } = &self.source;
+        let from = self.base.manifest().t0;
+        Ok(Entries::open(Arc::clone(reading), stream, from, *to).await?)
+    }
+}
+
+/// Runs what computes, with a way to wait for the store.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce(&Handle) -> Result<T, RestoreError> + Send + 'static,
+) -> Result<T, RestoreError> {
+    let handle = Handle::current();
+    let done = tokio::task::spawn_blocking(move || work(&handle)).await;
+    done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+fn each(
+    handle: &Handle,
+    mut entries: Entries,
+    unwrapper: &mut Unwrapper,
+    effect: &mut dyn FnMut(&Entry<'_>) -> Result<(), FoldError>,
+) -> Result<u64, RestoreError> {
+    let mut count = 0;
+    while let Some(batch) = handle.block_on(entries.next())? {
+        for entry in batch.entries() {
+            let (_, entry) = entry?;
+            unwrapper.push(entry.as_bytes(), effect)?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+fn rows(
+    handle: &Handle,
+    base: &BaseReader,
+    uuids: &BTreeSet<Uuid>,
+    documents: &mut Documents,
+    watch: &Watch,
+) -> Result<(), RestoreError> {
+    for collection in &base.manifest().collections {
+        let Some(uuid) = collection.uuid.filter(|uuid| uuids.contains(uuid)) else {
+            continue;
+        };
+        let mut rows = pin!(base.documents(collection));
+        while let Some(rows) = handle.block_on(rows.next()).transpose()? {
+            documents.base(uuid, &rows)?;
+            watch(Event::Read(rows.len() as u64));
+        }
+    }
+    Ok(())
+}
