@@ -104,13 +104,38 @@ impl Archive {
         let archive = Self::open(store, url).await?;
         archive.check_source(engine, &document.source)?;
         archive.check_writer(writer)?;
-        let wrapped = SignedDocument::sign(
-            layout::WRITER_KEY,
-            &writer.wrap(archive.id, wrappers),
-            writer,
-        );
-        exists_or_put(&archive.store, layout::WRITER_KEY, wrapped.into()).await?;
+        let wrapped = archive.wrapped_writer_key(writer, wrappers);
+        exists_or_put(&archive.store, layout::WRITER_KEY, wrapped).await?;
         Ok(archive)
+    }
+
+    fn wrapped_writer_key(&self, writer: &WriterKey, wrappers: &[Wrapper]) -> Bytes {
+        let wrapped = writer.wrap(self.id, wrappers);
+        SignedDocument::sign(layout::WRITER_KEY, &wrapped, writer).into()
+    }
+
+    /// Seals the signing key in the archive for `wrappers`, if it is sealed for others. Whether it was.
+    pub async fn seal_writer_key(
+        &self,
+        writer: &WriterKey,
+        wrappers: &[Wrapper],
+    ) -> Result<bool, ArchiveError> {
+        self.check_writer(writer)?;
+        let fetched = found(self.store.get(layout::WRITER_KEY, Piece::Whole).await)?;
+        let found: Option<WrappedWriterKey> = match fetched {
+            Some(fetched) => {
+                SignedDocument::verify(layout::WRITER_KEY, &fetched.bytes, &self.writer).ok()
+            }
+            None => None,
+        };
+        if found.is_some_and(|found| found.is_for(&writer.wrap(self.id, wrappers))) {
+            return Ok(false);
+        }
+        let wrapped = self.wrapped_writer_key(writer, wrappers);
+        self.store
+            .put_replacing(layout::WRITER_KEY, wrapped)
+            .await?;
+        Ok(true)
     }
 
     /// Refuses a source that is not the archive's.

@@ -161,11 +161,17 @@ pub async fn backup(archive: &Archive, id: BackupId) -> Result<Option<Backup>, A
 async fn read_stream(archive: &Arc<Archive>, name: StreamName) -> Result<Stream, ArchiveError> {
     let reader = LogReader::new(Arc::clone(archive), name.clone());
     let end = reader.end().await?;
+    if let Err(error) = end.check_head(&name) {
+        tracing::warn!(%error, "the head of a stream is damaged; whether its newest segments are gone cannot be told");
+    }
     let runs = reader.runs(&end).await?;
     Ok(Stream { name, end, runs })
 }
 
-async fn read_backup(archive: &Archive, id: BackupId) -> Result<Option<Header>, ArchiveError> {
+pub(crate) async fn read_backup(
+    archive: &Archive,
+    id: BackupId,
+) -> Result<Option<Header>, ArchiveError> {
     let key = layout::manifest(&id.to_string());
     let piece = Piece::Range(0..PREAMBLE_BYTES as u64);
     let Some(fetched) = found(archive.store().get(&key, piece).await)? else {

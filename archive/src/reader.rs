@@ -43,9 +43,22 @@ pub struct End {
     pub last: Option<u64>,
     /// The last known head.
     pub head: Option<Head>,
+    /// Why the head that is there cannot be used. A reader goes on without it, a writer does not.
+    pub head_fault: Option<String>,
 }
 
 impl End {
+    /// Refuses a head that cannot be read: it may be the only evidence of what the store has lost.
+    pub fn check_head(&self, stream: &StreamName) -> Result<(), ArchiveError> {
+        match &self.head_fault {
+            Some(reason) => Err(ArchiveError::Unreadable {
+                key: layout::head(stream),
+                reason: reason.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses a store that has lost what the head knows of.
     pub fn check_tail(&self, stream: &StreamName) -> Result<(), ArchiveError> {
         match (&self.head, self.last) {
@@ -168,7 +181,11 @@ impl LogReader {
 
     /// Finds the end: gallops from the head, bisects, then looks for segments behind holes that a crash may have left.
     pub async fn end(&self) -> Result<End, ArchiveError> {
-        let head = self.head().await?;
+        let (head, head_fault) = match self.head().await {
+            Ok(head) => (head, None),
+            Err(ArchiveError::Unreadable { reason, .. }) => (None, Some(reason)),
+            Err(error) => return Err(error),
+        };
         let mut known = None;
         if let Some(head) = &head
             && self.header(head.seq).await?.is_some()
@@ -182,7 +199,13 @@ impl LogReader {
                 try_join_all((next..next + IN_FLIGHT_MAX).map(|seq| self.header(seq))).await?;
             match ahead.iter().rposition(Option::is_some) {
                 Some(offset) => known = Some(next + offset as u64),
-                None => return Ok(End { last, head }),
+                None => {
+                    return Ok(End {
+                        last,
+                        head,
+                        head_fault,
+                    });
+                }
             }
         }
     }

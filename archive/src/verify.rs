@@ -1,11 +1,12 @@
 //! Verifying an archive: structure, signatures and the chain without a key; with one, every chunk and every frame.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
 
 use crate::archive::{Archive, Reading};
-use crate::catalogue::{Backup, Catalogue, Stream};
+use crate::catalogue::{BackupId, read_backup};
 use crate::error::ArchiveError;
 use crate::keys::SignedDocument;
 use crate::layout;
@@ -64,35 +65,53 @@ impl<'a> Verifier<'a> {
 
     /// Verifies all of it. An error only if the store does not answer; damage is in the result.
     pub async fn run(mut self) -> Result<Verified, ArchiveError> {
-        let catalogue = Catalogue::read(&self.archive).await?;
-        for stream in &catalogue.streams {
-            self.stream(stream).await?;
+        let names = self.archive.store().children(layout::LOG).await?;
+        for name in names.iter().filter_map(|name| StreamName::new(name)) {
+            self.stream(&name).await?;
         }
-        for backup in &catalogue.backups {
-            self.backup(backup).await?;
+        let names = self.archive.store().children(layout::BASE).await?;
+        for id in names.iter().filter_map(|name| name.parse().ok()) {
+            self.backup(id).await?;
         }
         self.histories().await?;
         self.keys().await?;
-        self.result.incomplete = catalogue
-            .incomplete
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        // Damage at the end of a stream is met where the end is looked for, and again where every object is.
+        let mut said = BTreeSet::new();
+        self.result
+            .faults
+            .retain(|fault| said.insert(fault.to_string()));
         Ok(self.result)
     }
 
-    async fn stream(&mut self, stream: &Stream) -> Result<(), ArchiveError> {
-        if let Err(error) = stream.end.check_tail(&stream.name) {
-            self.result.faults.push(error);
+    /// The highest number of a stream. Where damage hides it the listing tells.
+    async fn last(&mut self, reader: &LogReader) -> Result<Option<u64>, ArchiveError> {
+        let name = reader.stream();
+        match reader.end().await {
+            Ok(end) => {
+                for checked in [end.check_head(name), end.check_tail(name)] {
+                    self.result.faults.extend(checked.err());
+                }
+                Ok(end.last)
+            }
+            Err(error) => {
+                self.fault(error)?;
+                let listed = self.list(&layout::stream(name)).await?;
+                Ok(listed
+                    .iter()
+                    .filter_map(|object| layout::segment_seq(&object.key))
+                    .max())
+            }
         }
-        let Some(last) = stream.end.last else {
+    }
+
+    async fn stream(&mut self, name: &StreamName) -> Result<(), ArchiveError> {
+        let reader = LogReader::new(Arc::clone(&self.archive), name.clone());
+        let Some(last) = self.last(&reader).await? else {
             return Ok(());
         };
-        let reader = LogReader::new(Arc::clone(&self.archive), stream.name.clone());
         if let Err(error) = reader.prove_present(0..last + 1).await {
             self.fault(error)?;
         }
-        let name = &stream.name;
         let wanted = (0..=last).map(|seq| {
             (
                 layout::segment(name, seq),
@@ -138,17 +157,41 @@ impl<'a> Verifier<'a> {
         faults.into_iter().try_for_each(|error| self.fault(error))
     }
 
-    async fn backup(&mut self, backup: &Backup) -> Result<(), ArchiveError> {
-        let (id, set) = (backup.id.to_string(), backup.id.set_id());
-        let stream = &backup.header.stream;
+    async fn backup(&mut self, backup: BackupId) -> Result<(), ArchiveError> {
+        let (id, set) = (backup.to_string(), backup.set_id());
+        let header = match read_backup(&self.archive, backup).await {
+            Ok(Some(header)) => Some(header),
+            Ok(None) => {
+                self.result.incomplete.push(id);
+                return Ok(());
+            }
+            Err(error) => {
+                self.fault(error)?;
+                None
+            }
+        };
+        let parts: Vec<u64> = match &header {
+            Some(header) => (0..header.run_seq).collect(),
+            // Without the manifest nobody knows how many there should be.
+            None => {
+                let listed = self.list(&format!("{}{id}/", layout::BASE)).await?;
+                listed
+                    .iter()
+                    .filter_map(|object| layout::segment_seq(&object.key))
+                    .collect()
+            }
+        };
+        let stream = header.as_ref().map(|header| &header.stream);
         let mut wanted = vec![(layout::manifest(&id), Kind::Manifest, 0)];
         wanted.extend(
-            (0..backup.header.run_seq).map(|part| (layout::part(&id, part), Kind::Part, part)),
+            parts
+                .into_iter()
+                .map(|part| (layout::part(&id, part), Kind::Part, part)),
         );
         self.objects(
             wanted
                 .into_iter()
-                .map(|(key, kind, seq)| (key, kind, Some(stream), set, seq)),
+                .map(|(key, kind, seq)| (key, kind, stream, set, seq)),
         )
         .await
     }

@@ -1,4 +1,5 @@
-//! `pitr-tool init`: creates the archive and its signing key, once; every later call finds them and changes nothing.
+//! `pitr-tool init`: creates the archive and its signing key, once. A later call finds them, and seals the signing key anew where the
+//! configuration names other recipients.
 
 use std::path::Path;
 
@@ -63,6 +64,8 @@ pub async fn run(place: &Place) -> anyhow::Result<Exit> {
     };
     let archive = Archive::create(store, &url, ENGINE, source.properties(), &key, &wrappers).await;
     let archive = archive.context("create the archive")?;
+    let resealed = archive.seal_writer_key(&key, &wrappers).await;
+    let resealed = resealed.context("seal the signing key for the recipients")?;
     let state = if existing.is_some() {
         "was there already"
     } else {
@@ -73,6 +76,11 @@ pub async fn run(place: &Place) -> anyhow::Result<Exit> {
         archive.id(),
         source.system_id
     ))?;
+    if resealed {
+        output::line(
+            "the signing key in the archive is now sealed for the recipients of this configuration, and for no others",
+        )?;
+    }
     Ok(Exit::Done)
 }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use pitr_archive::ArchiveError;
+use pitr_archive::catalogue::Catalogue;
 use pitr_archive::reader::LogReader;
+use pitr_archive::verify::Verifier;
 use pitr_tests::check::{check_bytes, check_runs, check_whole, prove};
 use pitr_tests::fault_store::FaultStore;
 use pitr_tests::known_source::KnownSource;
@@ -256,11 +258,44 @@ fn a_lost_or_forged_head_does_not_hide_the_end() {
 
     let forged = MemoryStore::of(&whole);
     forged.damage("log/00000001/head", b"{}".as_slice());
-    let store = FaultStore::new(forged);
+    let store = FaultStore::new(forged.clone());
     let error = live(&store, &source, Pace::SMALL).unwrap().unwrap_err();
     let ArchiveError::Unreadable { key, .. } = &error else {
         panic!("{error}");
     };
     assert_eq!(key, "log/00000001/head");
+    let read = async {
+        let archive = Keys::shared().archive(Arc::new(forged)).await.unwrap();
+        let catalogue = Catalogue::read(&archive).await.unwrap();
+        assert_eq!(catalogue.streams[0].runs[0].positions.end, START + 7_000);
+        let verified = Verifier::new(archive, None, &|_| {}).run().await.unwrap();
+        let faults: Vec<_> = verified.faults.iter().map(ToString::to_string).collect();
+        assert!(faults.len() == 1 && faults[0].contains(key), "{faults:?}");
+    };
+    runtime().block_on(read);
     assert!(store.calls().iter().all(|call| !call.puts_segment()));
+}
+
+#[test]
+fn a_verification_names_both_of_two_swapped_segments_and_goes_on() {
+    let (medium, source) = (MemoryStore::new(), KnownSource::new(START, 40_500));
+    live_until(&medium, &source, START + 40_000).unwrap();
+    // Where the end is looked for, and where only the verification comes by.
+    for (one, two) in [(38, 39), (10, 20)] {
+        let medium = MemoryStore::of(&medium.snapshot());
+        let objects = [one, two].map(|seq| medium.object(&segment(seq)).unwrap());
+        let [first, second] = objects;
+        medium.damage(&segment(one), second);
+        medium.damage(&segment(two), first);
+        let verified = runtime().block_on(async {
+            let archive = Keys::shared().archive(Arc::new(medium)).await.unwrap();
+            Verifier::new(archive, None, &|_| {}).run().await.unwrap()
+        });
+        let faults: Vec<_> = verified.faults.iter().map(ToString::to_string).collect();
+        for seq in [one, two] {
+            let named = faults.iter().filter(|fault| fault.contains(&segment(seq)));
+            assert_eq!(named.count(), 1, "{seq}: {faults:?}");
+        }
+        assert!(verified.objects >= 38, "{} objects", verified.objects);
+    }
 }

@@ -1,5 +1,6 @@
 //! The writer's signing key: made with the archive; its public half stands in `archive.json`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use ed25519_dalek::{SigningKey, VerifyingKey};
@@ -73,6 +74,14 @@ impl WriterKey {
 }
 
 impl WrappedWriterKey {
+    /// Whether `other` is sealed for the same recipients and key files.
+    pub(crate) fn is_for(&self, other: &Self) -> bool {
+        let whom = |key: &Self| -> BTreeSet<String> {
+            key.wraps.iter().map(|wrap| wrap.recipient()).collect()
+        };
+        whom(self) == whom(other)
+    }
+
     pub(crate) fn unwrap(
         &self,
         object: &str,

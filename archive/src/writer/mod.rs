@@ -13,9 +13,10 @@ mod resume;
 mod segmenter;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 pub use backup::{BackupSettings, BackupWriter, PART_BYTES, Parts};
 pub use compressor::Compressor;

@@ -89,6 +89,7 @@ pub async fn resume(
     archive.store().settle(&layout::stream(stream)).await?;
     let reader = LogReader::new(archive.clone(), stream.clone());
     let end = reader.end().await?;
+    end.check_head(stream)?;
     if !accept_lost_tail {
         end.check_tail(stream)?;
     }

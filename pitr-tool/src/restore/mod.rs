@@ -143,6 +143,13 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
         output::note(&format!(
             "the files are in place after {seconds:.1} s; the server replays"
         ));
+        let written = restore::complete_configuration(&report.into, pg_bin).map_err(classify)?;
+        if !written.is_empty() {
+            report.remarks.push(format!(
+                "{} were written with what a recovery needs; put the source's own in their place before the server goes into service",
+                written.join(", ")
+            ));
+        }
         report.server = Some(run_server(&plan, &report.into, pg_bin, segment_bytes, start).await?);
     }
     output::show(&report, args.json)?;

@@ -3,6 +3,7 @@
 //! stop; then, and not before, `pg_control` gets its name.
 
 mod chain;
+mod configuration;
 mod error;
 mod mark;
 mod parts;
@@ -24,6 +25,7 @@ use std::time::Instant;
 use pitr_archive::Reading;
 use pitr_archive::catalogue::BackupId;
 
+pub use configuration::complete_configuration;
 pub use error::RestoreError;
 pub use settings::{Action, Commands};
 pub use start::{Started, State, check_start, start};
