@@ -16,7 +16,7 @@ BIN = os.environ.get("PITRD_BIN_DIR", os.path.join(TARGET, "release"))
 class Pitrd:
     """One archive in a directory: zstd:1, encrypted for a public key."""
 
-    def __init__(self, scratch, server, name, linger="1s", source=""):
+    def __init__(self, scratch, server, name, linger="1s", source_lines=""):
         self.scratch, self.server, self.name = scratch, server, name
         self.home = scratch.fresh(name)
         for program in ("pitrd", "pitr-tool"):
@@ -37,7 +37,7 @@ recipients = ["{recipient}"]
 [source.postgres]
 connection = "{server.connection()} application_name={name}"
 slot = "{name}"
-{source}
+{source_lines}
 [segment]
 bytes_max = "16 MiB"
 linger = "{linger}"
@@ -87,8 +87,8 @@ compression = "zstd:1"
 
 def catch_up(scratch, server, slot, end, files):
     """By the stream, or from the server's files: (seconds from the start of the process to durable, peak resident bytes, bytes stored)."""
-    source = f'wal_directory = "{server.data}/pg_wal"' if files else ""
-    pitrd = Pitrd(scratch, server, slot, source=source)
+    lines = f'wal_directory = "{server.data}/pg_wal"' if files else ""
+    pitrd = Pitrd(scratch, server, slot, source_lines=lines)
     start = time.monotonic()
     pitrd.start(wait=False)
     pitrd.wait_durable(end)
