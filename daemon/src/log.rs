@@ -12,9 +12,11 @@ const OURS: [&str; 4] = ["pitrd", "pitr_tool", "pitr_archive", "pitr_postgres"];
 /// Installs the subscriber of this process. A second call changes nothing.
 pub fn start(log: Log) {
     let level = log.level.as_str().to_ascii_lowercase();
-    let filter = OURS.iter().fold("warn".to_owned(), |all, name| {
-        format!("{all},{name}={level}")
-    });
+    // The AWS crates warn with whole answers of services; what comes of it is in our errors.
+    let others = "warn,aws_config=error,aws_runtime=error,aws_smithy_runtime=error".to_owned();
+    let filter = OURS
+        .iter()
+        .fold(others, |all, name| format!("{all},{name}={level}"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
         .with_writer(std::io::stderr)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use pitr_archive::Archive;
 use pitr_archive::keys::{KeyFile, Wrapper, WriterKey, is_private};
-use pitr_archive::store::{self, SharedStore};
+use pitr_archive::store::{DirectoryStore, S3Store, SharedStore};
 use pitr_archive::writer::Writer;
 use pitr_postgres::connect::{ConnInfo, Secret};
 
@@ -76,14 +76,20 @@ pub fn wrappers(encryption: &Encryption) -> anyhow::Result<Vec<Wrapper>> {
     }
 }
 
-/// The store of an archive.
-pub fn archive_store(url: &ArchiveUrl) -> anyhow::Result<SharedStore> {
-    store::open(&url.to_string()).context("open the archive's store")
+/// The store of an archive. Nothing is asked of it yet.
+pub async fn archive_store(url: &ArchiveUrl) -> anyhow::Result<SharedStore> {
+    Ok(match url {
+        ArchiveUrl::File(path) => Arc::new(DirectoryStore::new(path.clone())),
+        ArchiveUrl::S3(settings) => {
+            let store = S3Store::connect(settings.as_ref().clone()).await;
+            Arc::new(store.context("open the archive's store")?)
+        }
+    })
 }
 
 /// The archive at `url`, which must exist.
 pub async fn archive(url: &ArchiveUrl) -> anyhow::Result<Arc<Archive>> {
-    let archive = Archive::open(archive_store(url)?, &url.to_string()).await;
+    let archive = Archive::open(archive_store(url).await?, &url.place()).await;
     archive.context("open the archive")
 }
 

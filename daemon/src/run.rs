@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::config::{Compression, Config, show_bytes};
 use crate::exit::{Exit, Refusal};
+use crate::probe;
 use crate::schedule::{self, ScheduleStatus};
 use crate::supervise::Supervision;
 use crate::{notify, open};
@@ -36,6 +37,7 @@ pub async fn run(
     supervision: Supervision,
 ) -> anyhow::Result<()> {
     let writer = open::writer(&config).await?;
+    probe::require(writer.archive()).await?;
     let settings = capture_settings(&config, accept_break)?;
     let (status, watch) = watch::channel(CaptureStatus::new());
     let troubles = writer.troubles().clone();

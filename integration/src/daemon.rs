@@ -18,6 +18,10 @@ pub struct Settings {
     pub connection: String,
     /// The archive's directory.
     pub archive: PathBuf,
+    /// Where the archive lies, if not in the directory.
+    pub url: Option<String>,
+    /// Lines in `[archive]`.
+    pub archive_lines: String,
     /// How long a segment may wait for more bytes.
     pub linger: String,
     /// Size at which a segment closes.
@@ -35,6 +39,8 @@ impl Settings {
             name: name.to_owned(),
             connection: format!("{} application_name={name}", server.connection()),
             archive: server.site().path(&format!("{name}-archive")),
+            url: None,
+            archive_lines: String::new(),
             linger: "100ms".to_owned(),
             bytes_max: "16 MiB".to_owned(),
             more: String::new(),
@@ -72,7 +78,7 @@ impl Daemon {
     /// Makes keys and configuration, and no archive yet.
     pub fn configured(site: &Arc<Site>, settings: Settings) -> Daemon {
         let home = site.directory(&format!("{}-home", settings.name));
-        if !settings.archive.exists() {
+        if settings.url.is_none() && !settings.archive.exists() {
             std::fs::create_dir_all(&settings.archive).expect("create the archive's directory");
             site.own(&settings.archive);
         }
@@ -122,16 +128,19 @@ impl Daemon {
             name,
             connection,
             archive,
+            url,
+            archive_lines,
             linger,
             bytes_max,
             more,
             source,
         } = &self.settings;
+        let directory = || format!("file://{}", archive.display());
+        let url = url.clone().unwrap_or_else(directory);
         let text = format!(
-            "[archive]\nurl = \"file://{}\"\n\n[encryption]\nrecipients = [\"{recipient}\"]\n\n\
+            "[archive]\nurl = \"{url}\"\n{archive_lines}\n\n[encryption]\nrecipients = [\"{recipient}\"]\n\n\
              [source.postgres]\nconnection = \"{connection}\"\nslot = \"{name}\"\n{source}\n\n\
-             [segment]\nbytes_max = \"{bytes_max}\"\nlinger = \"{linger}\"\ncompression = \"zstd:1\"\n\n{more}\n",
-            archive.display()
+             [segment]\nbytes_max = \"{bytes_max}\"\nlinger = \"{linger}\"\ncompression = \"zstd:1\"\n\n{more}\n"
         );
         self.site.write(&self.configuration, &text, 0o600);
     }

@@ -29,10 +29,10 @@ pub struct Args {}
 pub async fn run(place: &Place) -> anyhow::Result<Exit> {
     let config = place.require_config()?;
     let source = ask_source(&config).await?;
-    let url = config.archive.url.to_string();
+    let url = config.archive.url.place();
     let key_file = &config.archive.signing_key_file;
     let wrappers = open::wrappers(&config.encryption)?;
-    let store = open::archive_store(&config.archive.url)?;
+    let store = open::archive_store(&config.archive.url).await?;
     let existing = match Archive::open(store.clone(), &url).await {
         Ok(archive) => Some(archive),
         Err(ArchiveError::Absent { .. }) => None,

@@ -12,6 +12,7 @@ pub mod manual;
 pub mod output;
 pub mod place;
 pub mod plan;
+pub mod policy;
 pub mod progress;
 pub mod restore;
 pub mod status;

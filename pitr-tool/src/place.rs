@@ -19,7 +19,7 @@ pub struct Place {
     /// Configuration file of the daemon; PITRD_CONFIG names it as well
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "archive")]
     pub config: Option<PathBuf>,
-    /// The archive itself, where there is no configuration: file:///absolute/path
+    /// The archive itself, where there is no configuration: file:///absolute/path or s3://bucket/prefix
     #[arg(long, global = true, value_name = "URL")]
     pub archive: Option<ArchiveUrl>,
     /// Identity that opens the archive, as keygen made it
@@ -54,7 +54,7 @@ impl Place {
     pub fn url(&self, config: Option<&Config>) -> anyhow::Result<ArchiveUrl> {
         let configured = || config.map(|config| config.archive.url.clone());
         let missing = || {
-            let hint = "for example --archive file:///var/lib/pitrd/orders";
+            let hint = "for example --archive s3://bucket/orders, or --archive file:///var/lib/pitrd/orders";
             Refusal::new(
                 Exit::Usage,
                 "no archive is named; give --config FILE or --archive URL",

@@ -278,7 +278,7 @@ fn an_archive_that_is_not_there_may_be_there_later() {
 fn no_archive_at_all_is_a_usage_error() {
     assert_ends(&tool(&["status"]), 2);
     assert_ends(&tool(&["--archive", "/not/a/url", "status"]), 2);
-    assert_ends(&tool(&["--archive", "s3://bucket/prefix", "status"]), 2);
+    assert_ends(&tool(&["--archive", "s3://Bucket/prefix", "status"]), 2);
     let both = ["--archive", "file:///a", "--config", "b", "status"];
     assert_ends(&tool(&both), 2);
 }

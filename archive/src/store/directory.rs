@@ -84,7 +84,7 @@ impl DirectoryStore {
         let placed = write_durably(&name, body)
             .map_err(|failure| failure.explain(key))
             .and_then(|()| {
-                place(&name, &target, replacing).map_err(|error| put_error(key, &error))
+                place(&name, &target, replacing).map_err(|error| place_error(key, &error))
             });
         if let Err(error) = fs::remove_file(&name)
             && error.kind() != io::ErrorKind::NotFound
@@ -320,6 +320,21 @@ fn put_error(key: &str, error: &io::Error) -> StoreError {
     }
 }
 
+/// A file system without hard links says that the operation is not permitted or not known.
+fn place_error(key: &str, error: &io::Error) -> StoreError {
+    use rustix::io::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    if matches!(errno, Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS)) {
+        return StoreError::Broken {
+            key: key.into(),
+            reason: format!(
+                "its file system has no hard links ({error}), and without them a put could replace an object"
+            ),
+        };
+    }
+    put_error(key, error)
+}
+
 fn read_error(key: &str, error: &io::Error) -> StoreError {
     match error.kind() {
         io::ErrorKind::NotFound => StoreError::NotFound { key: key.into() },
@@ -361,6 +376,17 @@ mod tests {
             .await;
         assert!(matches!(put, Err(StoreError::Unavailable { .. })));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_system_without_hard_links_is_named_as_such() {
+        for errno in [1, 95, 38] {
+            let error = place_error("log/a/0", &io::Error::from_raw_os_error(errno));
+            assert!(error.to_string().contains("no hard links"), "{error}");
+            assert!(error.is_permanent());
+        }
+        let exists = place_error("log/a/0", &io::Error::from_raw_os_error(17));
+        assert!(matches!(exists, StoreError::AlreadyExists { .. }));
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! Where objects lie. The contract of every store is this page.
 
 mod directory;
+mod probe;
+mod s3;
 
 use std::fmt;
 use std::ops::Range;
@@ -10,6 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use directory::DirectoryStore;
+pub use probe::{Probed, Verdict, probe};
+pub use s3::{Lock, LockMode, S3Settings, S3Store, S3UrlError, Sse, is_endpoint};
 
 /// Which bytes of an object are wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,6 +73,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// When this returns, all that a reader has seen under `prefix` is durable, even if its writer was killed
     /// between making it visible and making it durable.
     async fn settle(&self, prefix: &str) -> Result<(), StoreError>;
+
+    /// What [`probe`] has to try beyond the contract, on this kind of medium.
+    async fn probe_medium(&self) -> Result<Vec<Probed>, StoreError> {
+        Ok(Vec::new())
+    }
 }
 
 /// A store, shared.
@@ -140,23 +149,6 @@ pub(crate) fn found<T>(result: Result<T, StoreError>) -> Result<Option<T>, Store
         Ok(value) => Ok(Some(value)),
         Err(StoreError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-/// Opens the store that `url` names: `file:///absolute/path`.
-pub fn open(url: &str) -> Result<SharedStore, StoreError> {
-    let broken = |reason: &str| StoreError::Broken {
-        key: url.into(),
-        reason: reason.into(),
-    };
-    match url.split_once("://") {
-        Some(("file", path)) if path.starts_with('/') => Ok(Arc::new(DirectoryStore::new(path))),
-        Some(("file", _)) => Err(broken(
-            "a file URL has an absolute path, as in file:///var/lib/pitrd/orders",
-        )),
-        _ => Err(broken(
-            "not an archive URL that this release knows; use file:///absolute/path",
-        )),
     }
 }
 

@@ -15,6 +15,8 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(20);
 /// A store that does not answer for so long is tried anew.
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
+/// A put of a large object over a slow line may take longer: as long as its bytes take at this rate.
+const SLOWEST_BYTES_PER_SECOND: u64 = 64 * 1024;
 /// Trouble is logged when it begins, and again so often.
 const REMIND: Duration = Duration::from_secs(60);
 
@@ -89,8 +91,8 @@ impl Writer {
         };
         let mut backoff = Backoff::new();
         loop {
-            let put =
-                with_deadline(key, self.archive.store().put_if_absent(key, body.clone())).await;
+            let put = self.archive.store().put_if_absent(key, body.clone());
+            let put = within(deadline(body.len()), key, put).await;
             let error = match put {
                 Ok(()) => return Ok(()),
                 Err(StoreError::AlreadyExists { .. }) => match self.is_ours(key, &body).await {
@@ -110,7 +112,8 @@ impl Writer {
 
     /// The object exists: either an earlier try of ours succeeded and its answer was lost, or we are fenced.
     async fn is_ours(&self, key: &str, body: &Bytes) -> Result<(), ArchiveError> {
-        let fetched = with_deadline(key, self.archive.store().get(key, Piece::Whole)).await;
+        let get = self.archive.store().get(key, Piece::Whole);
+        let fetched = within(deadline(body.len()), key, get).await;
         let theirs = found(fetched)?.ok_or_else(|| StoreError::Unavailable {
             key: key.into(),
             reason: "it says that the object exists and then that it does not".into(),
@@ -129,15 +132,28 @@ impl Writer {
     }
 }
 
+/// How long a call may take that moves so many bytes.
+fn deadline(bytes: usize) -> Duration {
+    CALL_DEADLINE + Duration::from_secs(bytes as u64 / SLOWEST_BYTES_PER_SECOND)
+}
+
 /// A call that takes longer than the deadline has failed; what it did is not known.
 pub(super) async fn with_deadline<T>(
     key: &str,
     call: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    tokio::time::timeout(CALL_DEADLINE, call)
+    within(CALL_DEADLINE, key, call).await
+}
+
+async fn within<T>(
+    deadline: Duration,
+    key: &str,
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(deadline, call)
         .await
         .unwrap_or_else(|_| {
-            let reason = format!("no answer within {} s", CALL_DEADLINE.as_secs());
+            let reason = format!("no answer within {} s", deadline.as_secs());
             Err(StoreError::Unavailable {
                 key: key.into(),
                 reason,

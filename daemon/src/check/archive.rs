@@ -6,8 +6,8 @@ use pitr_archive::Archive;
 use pitr_archive::keys::WriterKey;
 
 use super::{Finding, failed};
-use crate::config::Config;
-use crate::open;
+use crate::config::{ArchiveUrl, Config};
+use crate::{open, probe};
 
 const SUBJECT: &str = "archive";
 
@@ -28,5 +28,22 @@ pub(super) async fn archive(config: &Config) -> (Option<Arc<Archive>>, Vec<Findi
         let hint = "pitr-tool init --config FILE --identity FILE brings the archive's own key back";
         findings.push(Finding::fail("signing key", error.to_string(), hint));
     }
+    findings.extend(store(config, &archive).await);
     (Some(archive), findings)
+}
+
+/// Tries the store out.
+async fn store(config: &Config, archive: &Archive) -> Vec<Finding> {
+    let mut findings = match probe::findings(archive).await {
+        Ok(findings) => findings,
+        Err(error) => vec![failed("store", &error, "look at the store")],
+    };
+    if config.archive.lock.is_some() && matches!(config.archive.url, ArchiveUrl::File(_)) {
+        findings.push(Finding::warn(
+            "immutability",
+            "a directory does not enforce immutable_for: whoever may write into it may delete",
+            "keep a copy in a bucket with Object Lock",
+        ));
+    }
+    findings
 }

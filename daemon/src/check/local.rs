@@ -51,8 +51,9 @@ pub(super) fn local(config: &Config) -> Vec<Finding> {
         });
     }
     findings.extend(config.source.wal_directory.as_deref().map(wal_files));
-    let ArchiveUrl::File(directory) = &config.archive.url;
-    findings.extend(archive_directory(directory));
+    if let ArchiveUrl::File(directory) = &config.archive.url {
+        findings.extend(archive_directory(directory));
+    }
     findings
 }
 

@@ -1,5 +1,6 @@
 //! The pre-flight check, `pitrd --check`: everything that can be known before the first byte is archived, one finding
-//! a line. Each area has a function that looks and returns findings; none of them changes anything.
+//! a line. Each area has a function that looks and returns findings; none of them changes anything but the objects by which the
+//! store is tried out.
 
 mod archive;
 mod local;

@@ -1,6 +1,7 @@
 //! The configuration file: TOML in, checked values out. It is the daemon's first step, and the one `pitr-tool` takes
 //! with `--config`; nothing behind it reads TOML, resolves a relative path or doubts a range again.
 
+mod place;
 mod section;
 mod units;
 mod url;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pitr_archive::keys::{KeyError, Recipient};
+use pitr_archive::store::Lock;
 use section::{Section, Source};
 use toml::de::{DeTable, DeValue};
 
@@ -47,6 +49,8 @@ pub struct Config {
 pub struct Archive {
     /// Where the archive lies.
     pub url: ArchiveUrl,
+    /// What is put can be neither deleted nor replaced for so long; only S3 enforces it.
+    pub lock: Option<Lock>,
     /// The file of the signing key, by default the configuration's path with the extension `.signing-key`.
     pub signing_key_file: PathBuf,
 }
@@ -178,17 +182,11 @@ impl Config {
 }
 
 fn archive(section: &Section<'_>, path: &Path) -> Result<Archive, ConfigError> {
-    let url = section.require(
-        "url",
-        "a URL such as \"file:///var/lib/pitrd/orders\"",
-        text,
-    )?;
-    let url = url
-        .parse()
-        .map_err(|error: UrlError| section.wrong("url", format!("is refused: {error}")))?;
+    let (url, lock) = place::place(section, path)?;
     let signing_key_file = section.get("signing_key_file", FILE, |value| file(value, path))?;
     Ok(Archive {
         url,
+        lock,
         signing_key_file: signing_key_file.unwrap_or_else(|| path.with_extension("signing-key")),
     })
 }

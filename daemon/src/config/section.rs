@@ -20,7 +20,31 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "log",
         ],
     ),
-    ("archive", &["url", "signing_key_file"]),
+    (
+        "archive",
+        &[
+            "url",
+            "signing_key_file",
+            "s3",
+            "immutable_for",
+            "immutable_mode",
+            "legal_hold",
+        ],
+    ),
+    (
+        "archive.s3",
+        &[
+            "endpoint",
+            "region",
+            "path_style",
+            "profile",
+            "credentials_file",
+            "ca_file",
+            "sse",
+            "kms_key",
+            "storage_class",
+        ],
+    ),
     ("encryption", &["recipients", "key_file"]),
     ("source", &["postgres"]),
     (
@@ -159,6 +183,11 @@ impl<'a> Section<'a> {
         };
         section.refuse_unknown()?;
         Ok(section)
+    }
+
+    /// True if the file has this section.
+    pub(super) fn is_given(&self) -> bool {
+        self.table.is_some()
     }
 
     /// The value of `key`, read by `read`; `None` when the file does not give it. `allowed` ends the sentence

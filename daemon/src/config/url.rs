@@ -1,15 +1,30 @@
-//! Where an archive lies, as a URL: `file:///absolute/path`. Given in the configuration or with `--archive`; what is
-//! read here decides which store is opened.
+//! Where an archive lies, as a URL: `file:///absolute/path` or `s3://bucket/prefix`. Given in the configuration or with
+//! `--archive`; what is read here decides which store is opened.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use pitr_archive::store::S3Settings;
 
 /// The place of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ArchiveUrl {
     /// A directory, by its absolute path.
     File(PathBuf),
+    /// A bucket, or a prefix in one.
+    S3(Box<S3Settings>),
+}
+
+impl ArchiveUrl {
+    /// The place alone, without how it is reached: for messages.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match self {
+            Self::File(_) => self.to_string(),
+            Self::S3(settings) => settings.place(),
+        }
+    }
 }
 
 /// A URL that names no place an archive can lie; the text is one sentence.
@@ -24,12 +39,12 @@ impl FromStr for ArchiveUrl {
         let scheme = text.split_once("://").map(|(scheme, _)| scheme);
         match scheme {
             Some("file") => file(text),
-            Some("s3") => Err(UrlError(
-                "s3:// archives are not supported by this version; use file:///absolute/path"
-                    .into(),
-            )),
+            Some("s3") => match text.parse() {
+                Ok(settings) => Ok(Self::S3(Box::new(settings))),
+                Err(error) => Err(UrlError(error.to_string())),
+            },
             _ => Err(UrlError(format!(
-                "an archive is named by a URL such as file:///var/lib/pitrd/orders, not {text:?}"
+                "an archive is named by a URL such as s3://bucket/orders or file:///var/lib/pitrd/orders, not {text:?}"
             ))),
         }
     }
@@ -58,6 +73,7 @@ impl fmt::Display for ArchiveUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "file://{}", path.display()),
+            Self::S3(settings) => settings.fmt(f),
         }
     }
 }
@@ -90,8 +106,11 @@ mod tests {
     }
 
     #[test]
-    fn s3_is_said_to_be_unsupported() {
-        let error = "s3://bucket/prefix".parse::<ArchiveUrl>().unwrap_err();
-        assert!(error.to_string().contains("not supported by this version"));
+    fn an_s3_url_names_bucket_prefix_and_how_it_is_reached() {
+        let text = "s3://backups/orders?endpoint=http://127.0.0.1:9000&region=eu-central-1";
+        let url: ArchiveUrl = text.parse().unwrap();
+        assert_eq!(url.to_string(), text);
+        assert_eq!(url.place(), "s3://backups/orders");
+        assert!("s3://Backups".parse::<ArchiveUrl>().is_err());
     }
 }
