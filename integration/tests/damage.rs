@@ -111,8 +111,8 @@ fn two_swapped_segments_are_found() {
     let verified = history.daemon.tool().run(&["verify"]);
     let said = verified.exits(1, "verify with swapped segments").said();
     assert!(
-        said.contains(one) || said.contains(two),
-        "neither of {one} and {two} is named:\n{said}"
+        said.contains(one) && said.contains(two),
+        "not both of {one} and {two} are named:\n{said}"
     );
 }
 
