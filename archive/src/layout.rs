@@ -13,6 +13,9 @@ pub const BASE: &str = "base/";
 /// Prefix of all timeline history files.
 pub const TIMELINES: &str = "timelines/";
 
+/// Prefix of wrapped keys.
+pub const KEYS: &str = "keys/";
+
 /// A wrapped data key.
 #[must_use]
 pub fn data_key(id: Id) -> String {
@@ -37,6 +40,13 @@ pub fn segment_seq(key: &str) -> Option<u64> {
     let name = key.rsplit('/').next()?;
     let digits = name.len() == 16 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     digits.then(|| u64::from_str_radix(name, 16).ok()).flatten()
+}
+
+/// True if what lies under `key` is a sealed object.
+#[must_use]
+pub fn is_sealed(key: &str) -> bool {
+    let below = |prefix| key.starts_with(prefix);
+    below(BASE) || below(TIMELINES) || (below(LOG) && segment_seq(key).is_some())
 }
 
 /// The hint where a stream's end was seen last.

@@ -10,6 +10,7 @@ pub mod store;
 
 mod archive;
 pub mod catalogue;
+pub mod copying;
 mod error;
 pub mod layout;
 pub mod reader;

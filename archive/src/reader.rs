@@ -90,6 +90,9 @@ pub struct Run {
     pub damage: Option<u64>,
 }
 
+/// Hidden segments that are looked for one by one.
+const HIDDEN_MAX: usize = 64;
+
 /// One stream of an archive.
 #[derive(Debug)]
 pub struct LogReader {
@@ -342,7 +345,34 @@ impl LogReader {
         Ok(headers.into_iter().take(fits).next_back())
     }
 
+    /// What a listing shows of `seqs`, and what it does not show and the store has all the same, hidden by a delete marker, up to
+    /// the first number that is missing.
     async fn list(&self, seqs: Range<u64>) -> Result<Vec<Listed>, ArchiveError> {
+        let mut listed = self.listed(seqs.clone()).await?;
+        let (mut at, mut hidden) = (0, 0);
+        while hidden < HIDDEN_MAX
+            && let Some(seq) = seqs.clone().nth(at)
+        {
+            let shown = listed
+                .get(at)
+                .map(|object| layout::segment_seq(&object.key));
+            if shown != Some(Some(seq)) {
+                let Some(preamble) = self.preamble(seq).await? else {
+                    break;
+                };
+                let object = Listed {
+                    key: layout::segment(&self.stream, seq),
+                    object_bytes: crate::object::object_bytes(preamble.header.payload_bytes),
+                };
+                listed.insert(at, object);
+                hidden += 1;
+            }
+            at += 1;
+        }
+        Ok(listed)
+    }
+
+    async fn listed(&self, seqs: Range<u64>) -> Result<Vec<Listed>, ArchiveError> {
         let (first, end) = (
             layout::segment(&self.stream, seqs.start),
             layout::segment(&self.stream, seqs.end),

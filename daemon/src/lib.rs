@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod config;
+pub mod copies;
 pub mod exit;
 pub mod log;
 pub mod notify;

@@ -13,6 +13,7 @@ use pitr_archive::writer::Writer;
 use pitr_postgres::connect::{ConnInfo, Secret};
 
 use crate::config::{ArchiveUrl, Config, Encryption, PostgresSource};
+use crate::copies::{self, Follower};
 use crate::exit::{Exit, Refusal};
 
 /// A password longer than this is a wrong file.
@@ -95,10 +96,18 @@ pub async fn archive(url: &ArchiveUrl) -> anyhow::Result<Arc<Archive>> {
 
 /// The writer of the configuration's archive: whoever puts anything into it.
 pub async fn writer(config: &Config) -> anyhow::Result<Arc<Writer>> {
+    Ok(writer_and_copies(config).await?.0)
+}
+
+/// The writer, and the copies of the archive that follow on their own, not started yet.
+pub async fn writer_and_copies(config: &Config) -> anyhow::Result<(Arc<Writer>, Vec<Follower>)> {
     let key = WriterKey::load(&config.archive.signing_key_file).context("load the signing key")?;
     let wrappers = wrappers(&config.encryption)?;
-    let archive = archive(&config.archive.url).await?;
-    Writer::new(archive, key, wrappers).context("open the archive for writing")
+    let (store, followers) = copies::writing(&config.archive).await?;
+    let archive = Archive::open(store, &config.archive.url.place()).await;
+    let archive = archive.context("open the archive")?;
+    let writer = Writer::new(archive, key, wrappers).context("open the archive for writing")?;
+    Ok((writer, followers))
 }
 
 #[cfg(test)]

@@ -2,16 +2,16 @@
 
 use anyhow::Context;
 use pitr_archive::Archive;
-use pitr_archive::store::{self, Probed, Verdict};
+use pitr_archive::store::{self, Probed, Store, Verdict};
 
 use crate::check::{Finding, Level};
 use crate::exit::{Exit, Refusal};
 
 const SUBJECT: &str = "store";
 
-/// What was found out about the archive's store.
-pub async fn findings(archive: &Archive) -> anyhow::Result<Vec<Finding>> {
-    let probed = store::probe(&**archive.store()).await;
+/// What is found out about a store.
+pub async fn findings(store: &dyn Store) -> anyhow::Result<Vec<Finding>> {
+    let probed = store::probe(store).await;
     let probed = probed.context("try the store out")?;
     Ok(probed.into_iter().map(finding).collect())
 }

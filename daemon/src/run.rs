@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::{Compression, Config, show_bytes};
+use crate::copies::Following;
 use crate::exit::{Exit, Refusal};
 use crate::probe;
 use crate::schedule::{self, ScheduleStatus};
@@ -36,12 +37,14 @@ pub async fn run(
     accept_break: bool,
     supervision: Supervision,
 ) -> anyhow::Result<()> {
-    let writer = open::writer(&config).await?;
+    let (writer, followers) = open::writer_and_copies(&config).await?;
     probe::require(writer.archive()).await?;
     let settings = capture_settings(&config, accept_break)?;
     let (status, watch) = watch::channel(CaptureStatus::new());
     let troubles = writer.troubles().clone();
     let mut beside = JoinSet::new();
+    let copies = followers.into_iter();
+    let copies: Vec<_> = copies.map(|copy| copy.start(&mut beside)).collect();
     let (schedule_status, schedule) = watch::channel(ScheduleStatus::default());
     if let Some(every) = config.backup.every {
         let (writer, capture) = (Arc::clone(&writer), watch.clone());
@@ -57,7 +60,7 @@ pub async fn run(
     }
     let capture = capture::run(writer, settings, status, supervision.stop());
     tokio::pin!(capture);
-    let mut observer = Observer::new(watch.clone(), schedule);
+    let mut observer = Observer::new(watch.clone(), schedule, copies);
     let mut turn = tokio::time::interval(TURN_EVERY);
     let mut stopping: Option<Instant> = None;
     let mut changes = watch;
@@ -117,6 +120,7 @@ pub fn log_settings(config: &Config) -> LogSettings {
 struct Observer {
     status: watch::Receiver<CaptureStatus>,
     schedule: watch::Receiver<ScheduleStatus>,
+    copies: Vec<Following>,
     was_streaming: bool,
     was_ready: bool,
     /// When which position was received, oldest first.
@@ -131,10 +135,12 @@ impl Observer {
     fn new(
         status: watch::Receiver<CaptureStatus>,
         schedule: watch::Receiver<ScheduleStatus>,
+        copies: Vec<Following>,
     ) -> Self {
         Self {
             status,
             schedule,
+            copies,
             was_streaming: false,
             was_ready: false,
             received: VecDeque::new(),
@@ -197,7 +203,12 @@ impl Observer {
     }
 
     fn line(&self, status: &CaptureStatus, troubles: &Troubles) -> String {
-        let (line, schedule) = (line(status, troubles), self.schedule.borrow());
+        let mut line = line(status, troubles);
+        for remark in self.copies.iter().filter_map(Following::remark) {
+            line.push_str("; ");
+            line.push_str(&remark);
+        }
+        let schedule = self.schedule.borrow();
         match (&schedule.failed, schedule.running) {
             (_, true) => format!("{line}; taking a base backup"),
             (Some(reason), false) => format!("{line}; the last base backup FAILED: {reason}"),

@@ -7,7 +7,7 @@ counts: seconds depend on the machine.
   PITRD_BENCH_RUNS    repetitions (5)
   PITRD_BENCH_SCALE   pgbench scale; 65 makes a cluster of about 1 GB
   PITRD_BENCH_WAL_MB  WAL to catch up with (1024)
-  PITRD_BENCH_ONLY    comma-separated parts: catchup, tps, durable, backup (with restore), replay
+  PITRD_BENCH_ONLY    comma-separated parts: catchup, tps, durable, backup (with restore), replay, s3
 """
 
 import os
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 
+import objects
 import ours
 import peers
 from machine import Scratch, Server, median, run, say
@@ -24,7 +25,7 @@ from machine import Scratch, Server, median, run, say
 RUNS = int(os.environ.get("PITRD_BENCH_RUNS", "5"))
 SCALE = os.environ.get("PITRD_BENCH_SCALE", "65")
 WAL_MB = int(os.environ.get("PITRD_BENCH_WAL_MB", "1024"))
-PARTS = os.environ.get("PITRD_BENCH_ONLY", "catchup,tps,durable,backup,replay").split(",")
+PARTS = os.environ.get("PITRD_BENCH_ONLY", "catchup,tps,durable,backup,replay,s3").split(",")
 CODECS = [("zst", 1), ("zst", 3), ("lz4", None)]
 SETTINGS = ["shared_buffers=512MB", "max_wal_size=20GB", "wal_keep_size=20GB", "checkpoint_timeout=1h",
             "max_wal_senders=10", "max_replication_slots=60", "autovacuum=off"]
@@ -134,6 +135,39 @@ def bench_throughput(scratch, server):
     own, peer = median(figures["with"]), median(figures["without"])
     row("pgbench with pitrd, tps", f"{own:.0f}", "without", f"{peer:.0f}", f"{own / peer:.3f}", ">= 0.97",
         own / peer >= 0.97)
+
+
+def bench_object_store(scratch, server, wal):
+    """The same WAL and the same backup into a directory and into stores that are 20 and 100 ms away."""
+    stores = {delay: objects.ObjectStore(scratch, delay) for delay in (20, 100)}
+    count = 0
+
+    def measure(store):
+        def run_once():
+            nonlocal count
+            count += 1
+            slot = wal.slot()
+            figures = ours.stream(scratch, server, slot, wal.end, url=store and store.url(f"stream{count}"))
+            wal.used(slot)
+            return figures
+        return run_once
+
+    try:
+        figures = collect({None: measure(None)} | {delay: measure(store) for delay, store in stores.items()})
+        ours_is = {delay: [median(column) for column in zip(*rows)] for delay, rows in figures.items()}
+        for delay in stores:
+            for number, what in enumerate(("catch-up, s", "restore, s")):
+                far, near = ours_is[delay][number], ours_is[None][number]
+                row(f"{what}, {delay} ms a call", f"{far:.2f}", "directory", f"{near:.2f}", f"{near / far:.2f}", ">= 0.9",
+                    near / far >= 0.9)
+        for linger, seconds in (("1s", 30), ("10s", 60), ("60s", 180)):
+            calls = ours.calls_an_hour(scratch, server, f"calls{linger}", stores[20], linger, seconds)
+            said = ", ".join(f"{number:.0f} {method}" for method, number in sorted(calls.items()))
+            row(f"calls an hour, linger {linger}", said, "", "", "", "", True)
+            server.sql(f"select pg_drop_replication_slot('calls{linger}')")
+    finally:
+        for store in stores.values():
+            store.stop()
 
 
 def bench_durability(scratch, server):
@@ -253,13 +287,15 @@ def main():
         if "replay" in PARTS:
             ours.backup(keeper)
         keeper.stop()
-        if "catchup" in PARTS or "replay" in PARTS:
+        if {"catchup", "replay", "s3"} & set(PARTS):
             say("bench: writing WAL")
             wal = Wal(server)
             if "catchup" in PARTS:
                 bench_catch_up(scratch, server, wal)
             if "replay" in PARTS:
                 bench_replay(scratch, server, keeper, wal)
+            if "s3" in PARTS:
+                bench_object_store(scratch, server, wal)
         if "tps" in PARTS:
             bench_throughput(scratch, server)
         if "durable" in PARTS:

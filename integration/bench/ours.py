@@ -16,7 +16,7 @@ BIN = os.environ.get("PITRD_BIN_DIR", os.path.join(TARGET, "release"))
 class Pitrd:
     """One archive in a directory: zstd:1, encrypted for a public key."""
 
-    def __init__(self, scratch, server, name, linger="1s", source_lines=""):
+    def __init__(self, scratch, server, name, linger="1s", source_lines="", settings="", url=None):
         self.scratch, self.server, self.name = scratch, server, name
         self.home = scratch.fresh(name)
         for program in ("pitrd", "pitr-tool"):
@@ -31,7 +31,7 @@ class Pitrd:
         recipient = next(word for word in said.split() if word.startswith("x25519:"))
         self.config = scratch.write(f"{name}/pitrd.toml", f"""
 [archive]
-url = "file://{self.home}/archive"
+url = "{url or f'file://{self.home}/archive'}"
 [encryption]
 recipients = ["{recipient}"]
 [source.postgres]
@@ -42,6 +42,7 @@ slot = "{name}"
 bytes_max = "16 MiB"
 linger = "{linger}"
 compression = "zstd:1"
+{settings}
 """)
         self.process = None
         self.tool("init")
@@ -96,6 +97,34 @@ def catch_up(scratch, server, slot, end, files):
     peak, stored = pitrd.process.peak_resident(), pitrd.stored()
     pitrd.remove()
     return seconds, peak, stored
+
+
+def stream(scratch, server, slot, end, url=None):
+    """Seconds from the begin of streaming to durable, and of a restore; puts_in_flight is 16."""
+    pitrd = Pitrd(scratch, server, slot, settings="puts_in_flight = 16", url=url)
+    pitrd.start()
+    start = time.monotonic()
+    pitrd.wait_durable(end)
+    seconds = time.monotonic() - start
+    pitrd.tool("backup")
+    restored = restore(pitrd)
+    pitrd.remove()
+    return seconds, restored
+
+
+def calls_an_hour(scratch, server, name, store, linger, seconds):
+    """Calls of the store in an hour under a steady load, by method, counted for so many seconds."""
+    pitrd = Pitrd(scratch, server, name, linger=linger, url=store.url(name))
+    pitrd.start()
+    load = Process(server.client("pgbench") + ["-n", "-c", "2", "-j", "1", "-R", "50", "-T", str(seconds + 5),
+                                               "postgres"], scratch.path("load.log"), scratch.root)
+    time.sleep(3)
+    before = store.calls()
+    time.sleep(seconds)
+    after = store.calls()
+    load.child.wait()
+    pitrd.remove()
+    return {method: (after[method] - before.get(method, 0)) * 3600 / seconds for method in after}
 
 
 def throughput(server, seconds):

@@ -27,7 +27,7 @@ pub use fault_proxy::{Call, Fault, FaultProxy};
 pub use history::{History, Mark};
 pub use load::{Acknowledged, Load, ledger};
 pub use mongo::Mongo;
-pub use object_server::{ACCESS_KEY, BUCKET, Dialect, ObjectServer, SECRET_KEY};
+pub use object_server::{ACCESS_KEY, Answer, BUCKET, Dialect, ObjectServer, SECRET_KEY};
 pub use port::Port;
 pub use postgres::{Postgres, Stop, V15, V17, V18, Version};
 pub use process::{Finished, Process, Signal};

@@ -41,6 +41,15 @@ pub enum Dialect {
     Rclone,
 }
 
+/// What a server answered.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// All of it, headers included.
+    pub text: String,
+}
+
 /// A running object store with an empty bucket.
 #[derive(Debug)]
 pub struct ObjectServer {
@@ -77,12 +86,12 @@ impl ObjectServer {
         server.wait_listening(dialect);
         if dialect != Dialect::Rclone {
             let lock = "x-amz-bucket-object-lock-enabled: true\r\n";
-            let status = server.ask(
+            let made = server.ask(
                 "PUT",
                 &format!("/{BUCKET}"),
                 if locking { lock } else { "" },
             );
-            assert_eq!(status, 200, "the bucket was not made");
+            assert_eq!(made.status, 200, "the bucket was not made: {}", made.text);
         }
         server.write_credentials();
         server
@@ -101,8 +110,8 @@ impl ObjectServer {
         });
     }
 
-    /// Sends a request without signature and without body; the status.
-    pub fn ask(&self, method: &str, path: &str, headers: &str) -> u16 {
+    /// Sends a request without signature and without body.
+    pub fn ask(&self, method: &str, path: &str, headers: &str) -> Answer {
         let port = self.port.number();
         let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect to the store");
         write!(
@@ -114,9 +123,10 @@ impl ObjectServer {
         stream
             .read_to_end(&mut answer)
             .expect("read the store's answer");
-        let text = String::from_utf8_lossy(&answer);
+        let text = String::from_utf8_lossy(&answer).into_owned();
         let status = text.split(' ').nth(1).and_then(|word| word.parse().ok());
-        status.unwrap_or_else(|| panic!("no HTTP answer: {text}"))
+        let status = status.unwrap_or_else(|| panic!("no HTTP answer: {text}"));
+        Answer { status, text }
     }
 
     /// The profile `default` of the accounts that this site's programs run as.

@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use pitrd::exit::Exit;
 
 use crate::place::Place;
-use crate::{backup, init, keygen, manual, plan, policy, restore, status, verify, wal_fetch};
+use crate::{backup, init, keygen, manual, plan, policy, restore, status, sync, verify, wal_fetch};
 
 /// Plans and makes recoveries from an archive that pitrd wrote.
 #[derive(Debug, Parser)]
@@ -34,6 +34,8 @@ pub enum Command {
     Plan(plan::Args),
     /// Find out whether the archive is whole and genuine
     Verify(verify::Args),
+    /// Bring copies up to the archive, or back what it has lost
+    Sync(sync::Args),
     /// Print the least IAM policy for an archive in S3
     Policy(policy::Args),
     /// Bring the cluster back as it was at a moment
@@ -69,6 +71,7 @@ impl Cli {
             Command::Status(args) => run_async(status::run(&self.place, args)),
             Command::Plan(args) => run_async(plan::run(&self.place, args)),
             Command::Verify(args) => run_async(verify::run(&self.place, args)),
+            Command::Sync(args) => run_async(sync::run(&self.place, args)),
             Command::Policy(args) => policy::run(&self.place, args),
             Command::Backup(args) => run_async(backup::run(&self.place, args)),
             Command::Restore(args) => run_async(restore::run(&self.place, args)),

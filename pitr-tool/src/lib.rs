@@ -16,6 +16,7 @@ pub mod policy;
 pub mod progress;
 pub mod restore;
 pub mod status;
+pub mod sync;
 pub mod target;
 pub mod verify;
 pub mod wal_fetch;

@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context;
 use pitr_archive::keys::{Identity, KeyFile, Opener};
 use pitr_archive::{Archive, Reading};
 use pitrd::config::{ArchiveUrl, Config, Encryption};
 use pitrd::exit::{Exit, Refusal};
-use pitrd::open;
+use pitrd::{copies, open};
 
 /// The environment variable that names the configuration when nothing on the command line does.
 const CONFIG_VARIABLE: &str = "PITRD_CONFIG";
@@ -19,9 +20,9 @@ pub struct Place {
     /// Configuration file of the daemon; PITRD_CONFIG names it as well
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "archive")]
     pub config: Option<PathBuf>,
-    /// The archive itself, where there is no configuration: file:///absolute/path or s3://bucket/prefix
+    /// The archive itself, where there is no configuration: file:///absolute/path or s3://bucket/prefix; again for each copy
     #[arg(long, global = true, value_name = "URL")]
-    pub archive: Option<ArchiveUrl>,
+    pub archive: Vec<ArchiveUrl>,
     /// Identity that opens the archive, as keygen made it
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "key_file")]
     pub identity: Option<PathBuf>,
@@ -33,7 +34,7 @@ pub struct Place {
 impl Place {
     /// The configuration, where one is named; `Ok(None)` with `--archive`.
     pub fn config(&self) -> anyhow::Result<Option<Config>> {
-        if self.archive.is_some() {
+        if !self.archive.is_empty() {
             return Ok(None);
         }
         let variable = std::env::var_os(CONFIG_VARIABLE).filter(|path| !path.is_empty());
@@ -50,6 +51,15 @@ impl Place {
         Ok(self.config()?.ok_or_else(missing)?)
     }
 
+    /// Where the archive and its copies lie, the archive first; `config` is what [`Self::config`] returned.
+    pub fn urls(&self, config: Option<&Config>) -> anyhow::Result<Vec<ArchiveUrl>> {
+        let mut urls = vec![self.url(config)?];
+        let copies = config.map_or(&[][..], |config| &config.archive.copies);
+        urls.extend(self.archive.iter().skip(1).cloned());
+        urls.extend(copies.iter().map(|copy| copy.url.clone()));
+        Ok(urls)
+    }
+
     /// Where the archive lies; `config` is what [`Self::config`] returned.
     pub fn url(&self, config: Option<&Config>) -> anyhow::Result<ArchiveUrl> {
         let configured = || config.map(|config| config.archive.url.clone());
@@ -63,7 +73,8 @@ impl Place {
         };
         Ok(self
             .archive
-            .clone()
+            .first()
+            .cloned()
             .or_else(configured)
             .ok_or_else(missing)?)
     }
@@ -93,6 +104,14 @@ impl Place {
 
     /// The archive; `config` is what [`Self::config`] returned.
     pub async fn open(&self, config: Option<&Config>) -> anyhow::Result<Arc<Archive>> {
+        let urls = self.urls(config)?;
+        let store = copies::reading(&urls).await?;
+        let archive = Archive::open(store, &urls[0].place()).await;
+        archive.context("open the archive")
+    }
+
+    /// The archive without its copies, for a command that looks for damage in it.
+    pub async fn open_alone(&self, config: Option<&Config>) -> anyhow::Result<Arc<Archive>> {
         open::archive(&self.url(config)?).await
     }
 

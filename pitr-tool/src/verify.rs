@@ -61,7 +61,7 @@ pub struct Damage {
 /// Reads everything and says what is wrong.
 pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
     let config = place.config()?;
-    let archive = place.open(config.as_ref()).await?;
+    let archive = place.open_alone(config.as_ref()).await?;
     let reading = if args.deep {
         let opener = place.require_opener(config.as_ref())?;
         Some(Reading::new(archive.clone(), opener))

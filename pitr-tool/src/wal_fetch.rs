@@ -136,7 +136,7 @@ fn start_prefetcher(ready: &Ready, place: &Place) -> anyhow::Result<()> {
 
 /// What tells files of one archive from those of another.
 fn origin(place: &Place) -> String {
-    let archive = place.archive.as_ref().map(ToString::to_string);
+    let archive: Vec<_> = place.archive.iter().map(ToString::to_string).collect();
     format!(
         "{archive:?} {:?} {:?} {:?}",
         place.config, place.identity, place.key_file

@@ -1,8 +1,10 @@
 //! Where objects lie. The contract of every store is this page.
 
+mod copies;
 mod directory;
 mod probe;
 mod s3;
+mod telling;
 
 use std::fmt;
 use std::ops::Range;
@@ -11,9 +13,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub(crate) use copies::put_same;
+pub use copies::{AllStores, AnyStore};
 pub use directory::DirectoryStore;
 pub use probe::{Probed, Verdict, probe};
 pub use s3::{Lock, LockMode, S3Settings, S3Store, S3UrlError, Sse, is_endpoint};
+pub use telling::{TellingStore, Told};
 
 /// Which bytes of an object are wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,8 +1,8 @@
-//! Whether a store does what the contract says, tried out before anything is entrusted to it. Tries leave three small objects
+//! Whether a store does what the contract says, tried out before anything is entrusted to it. Tries leave a few small objects
 //! under `probe/`, always the same ones, which no reader looks at.
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join3};
 
 use super::{Piece, Store, StoreError};
 
@@ -44,6 +44,12 @@ impl Probed {
             detail: detail.into(),
         }
     }
+
+    /// The same, said of a copy.
+    pub(super) fn of_copy(self, number: usize) -> Self {
+        let detail = format!("copy {number}: {}", self.detail);
+        Self { detail, ..self }
+    }
 }
 
 /// Tries the store out.
@@ -51,12 +57,12 @@ impl Probed {
 /// # Errors
 /// If the store does not answer: then nothing is known of it.
 pub async fn probe(store: &dyn Store) -> Result<Vec<Probed>, StoreError> {
-    let mut found = vec![condition(store).await?];
-    if found[0].verdict < Verdict::Denied {
-        found.push(read_after_write(store).await?);
-    }
-    found.push(absent(store).await?);
-    found.extend(store.probe_medium().await?);
+    // First: copies get the object there that makes a directory a store.
+    let medium = store.probe_medium().await?;
+    let tries = try_join3(condition(store), read_after_write(store), absent(store));
+    let (condition, read, absent) = tries.await?;
+    let mut found = vec![condition, read, absent];
+    found.extend(medium);
     Ok(found)
 }
 
@@ -106,13 +112,19 @@ async fn condition(store: &dyn Store) -> Result<Probed, StoreError> {
 }
 
 async fn read_after_write(store: &dyn Store) -> Result<Probed, StoreError> {
-    for round in 0..3 {
+    for round in 0..2 {
         let mut body = [round; 16];
         let _ = getrandom::fill(&mut body[1..]);
         let body = Bytes::copy_from_slice(&body);
-        store.put_replacing(HINT, body.clone()).await?;
-        let read = store.get(HINT, Piece::Whole).await;
-        if read.as_ref().ok().map(|fetched| &fetched.bytes) != Some(&body) {
+        if let Err(error) = store.put_replacing(HINT, body.clone()).await {
+            return refused(error, "s3:PutObject");
+        }
+        let read = match store.get(HINT, Piece::Whole).await {
+            Ok(fetched) => Some(fetched.bytes),
+            Err(StoreError::NotFound { .. }) => None,
+            Err(error) => return refused(error, "s3:GetObject"),
+        };
+        if read.as_ref() != Some(&body) {
             let detail = "what was just put is not what is read";
             return Ok(Probed::new(Verdict::Unfit, detail));
         }

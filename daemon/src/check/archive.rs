@@ -7,7 +7,7 @@ use pitr_archive::keys::WriterKey;
 
 use super::{Finding, failed};
 use crate::config::{ArchiveUrl, Config};
-use crate::{open, probe};
+use crate::{copies, open, probe};
 
 const SUBJECT: &str = "archive";
 
@@ -28,13 +28,14 @@ pub(super) async fn archive(config: &Config) -> (Option<Arc<Archive>>, Vec<Findi
         let hint = "pitr-tool init --config FILE --identity FILE brings the archive's own key back";
         findings.push(Finding::fail("signing key", error.to_string(), hint));
     }
-    findings.extend(store(config, &archive).await);
+    findings.extend(store(config).await);
     (Some(archive), findings)
 }
 
-/// Tries the store out.
-async fn store(config: &Config, archive: &Archive) -> Vec<Finding> {
-    let mut findings = match probe::findings(archive).await {
+/// Tries out where the archive and its copies lie.
+async fn store(config: &Config) -> Vec<Finding> {
+    let tried = async { probe::findings(&*copies::all(&config.archive).await?).await };
+    let mut findings = match tried.await {
         Ok(findings) => findings,
         Err(error) => vec![failed("store", &error, "look at the store")],
     };

@@ -51,8 +51,30 @@ pub struct Archive {
     pub url: ArchiveUrl,
     /// What is put can be neither deleted nor replaced for so long; only S3 enforces it.
     pub lock: Option<Lock>,
+    /// Further places that hold the same.
+    pub copies: Vec<CopyPlace>,
+    /// Which of them hold what is acknowledged.
+    pub acknowledge: Acknowledge,
     /// The file of the signing key, by default the configuration's path with the extension `.signing-key`.
     pub signing_key_file: PathBuf,
+}
+
+/// `[[archive.copy]]`: one further place of the archive.
+#[derive(Clone, Debug)]
+pub struct CopyPlace {
+    /// Where it lies.
+    pub url: ArchiveUrl,
+    /// As that of the archive.
+    pub lock: Option<Lock>,
+}
+
+/// When the source may forget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledge {
+    /// When the archive holds it; copies catch up on their own.
+    Primary,
+    /// When the archive and every copy hold it.
+    All,
 }
 
 /// `[encryption]`: for whom data keys are wrapped. There is no unencrypted mode.
@@ -169,11 +191,13 @@ impl Config {
             source.wrong(offset, format!("not TOML: {}", error.message()), None)
         })?;
         let root = Section::root(source, table.get_ref())?;
+        let archive = archive(&root.open("archive")?, path)?;
+        let is_far = matches!(archive.url, ArchiveUrl::S3(_));
         Ok(Self {
-            archive: archive(&root.open("archive")?, path)?,
+            archive,
             encryption: encryption(&root.open("encryption")?, path)?,
             source: postgres(&root.open("source")?.open("postgres")?, path)?,
-            segment: segment(&root.open("segment")?)?,
+            segment: segment(&root.open("segment")?, is_far)?,
             backup: backup(&root.open("backup")?)?,
             log: log(&root.open("log")?)?,
             path: path.into(),
@@ -183,10 +207,30 @@ impl Config {
 
 fn archive(section: &Section<'_>, path: &Path) -> Result<Archive, ConfigError> {
     let (url, lock) = place::place(section, path)?;
+    let copy = |copy: &Section<'_>| {
+        let (url, lock) = place::place(copy, path)?;
+        Ok(CopyPlace { url, lock })
+    };
+    let copies: Result<Vec<_>, ConfigError> = section.list("copy")?.iter().map(copy).collect();
+    let copies = copies?;
+    let mut places: Vec<_> = copies.iter().map(|copy| copy.url.place()).collect();
+    places.push(url.place());
+    places.sort_unstable();
+    if places.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(section.wrong("copy", "names the same place twice".into()));
+    }
+    let who = "\"primary\" (copies catch up on their own) or \"all\" (a copy that is away stops archiving)";
+    let acknowledge = section.get("acknowledge", who, |value| match value.as_str()? {
+        "primary" => Some(Acknowledge::Primary),
+        "all" => Some(Acknowledge::All),
+        _ => None,
+    })?;
     let signing_key_file = section.get("signing_key_file", FILE, |value| file(value, path))?;
     Ok(Archive {
         url,
         lock,
+        copies,
+        acknowledge: acknowledge.unwrap_or(Acknowledge::Primary),
         signing_key_file: signing_key_file.unwrap_or_else(|| path.with_extension("signing-key")),
     })
 }
@@ -244,7 +288,7 @@ fn postgres(section: &Section<'_>, path: &Path) -> Result<PostgresSource, Config
     })
 }
 
-fn segment(section: &Section<'_>) -> Result<Segment, ConfigError> {
+fn segment(section: &Section<'_>, is_far: bool) -> Result<Segment, ConfigError> {
     let size = "a byte size from \"64 KiB\" to \"64 MiB\"";
     let bytes_max = section.get("bytes_max", size, |value| {
         bytes(value).filter(|size| (SEGMENT_BYTES.0..=SEGMENT_BYTES.1).contains(size))
@@ -263,7 +307,7 @@ fn segment(section: &Section<'_>) -> Result<Segment, ConfigError> {
         bytes_max: bytes_max.unwrap_or(16 << 20),
         linger: linger.unwrap_or(Duration::from_secs(1)),
         compression: compression.unwrap_or(Compression::Zstd(1)),
-        puts_in_flight: puts_in_flight.unwrap_or(4),
+        puts_in_flight: puts_in_flight.unwrap_or(if is_far { 16 } else { 4 }),
     })
 }
 

@@ -7,6 +7,18 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+const S3: &[&str] = &[
+    "endpoint",
+    "region",
+    "path_style",
+    "profile",
+    "credentials_file",
+    "ca_file",
+    "sse",
+    "kms_key",
+    "storage_class",
+];
+
 /// Every section and its keys; `""` is the top of the file. What is not here is refused.
 pub const KNOWN: &[(&str, &[&str])] = &[
     (
@@ -29,22 +41,16 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "immutable_for",
             "immutable_mode",
             "legal_hold",
+            "acknowledge",
+            "copy",
         ],
     ),
     (
-        "archive.s3",
-        &[
-            "endpoint",
-            "region",
-            "path_style",
-            "profile",
-            "credentials_file",
-            "ca_file",
-            "sse",
-            "kms_key",
-            "storage_class",
-        ],
+        "archive.copy",
+        &["url", "s3", "immutable_for", "immutable_mode", "legal_hold"],
     ),
+    ("archive.copy.s3", S3),
+    ("archive.s3", S3),
     ("encryption", &["recipients", "key_file"]),
     ("source", &["postgres"]),
     (
@@ -183,6 +189,29 @@ impl<'a> Section<'a> {
         };
         section.refuse_unknown()?;
         Ok(section)
+    }
+
+    /// The tables of the list `key`, written `[[…]]`; none if it is absent.
+    pub(super) fn list(&self, key: &str) -> Result<Vec<Self>, ConfigError> {
+        let name = format!("{}.{key}", self.name);
+        let Some(value) = self.find(key) else {
+            return Ok(Vec::new());
+        };
+        let wrong = || {
+            let message = format!("{name} is a list: write [[{name}]] above each of its sections");
+            self.source.wrong(Some(value.span().start), message, None)
+        };
+        let items = value.get_ref().as_array().ok_or_else(wrong)?;
+        let open = |item: &'a Spanned<DeValue<'a>>| {
+            let section = Self {
+                source: self.source,
+                name: name.clone(),
+                table: Some(item.get_ref().as_table().ok_or_else(wrong)?),
+                offset: Some(item.span().start),
+            };
+            section.refuse_unknown().map(|()| section)
+        };
+        items.iter().map(open).collect()
     }
 
     /// True if the file has this section.

@@ -234,3 +234,83 @@ fn the_example_needs_nothing_but_a_recipient() {
     let config = parse(&example.replace("x25519:…", recipient)).unwrap();
     assert_eq!(config.segment.linger, Duration::from_secs(1));
 }
+
+#[test]
+fn an_archive_in_s3_takes_what_its_section_says() {
+    let text = SMALLEST.replace(
+        "url = \"file:///var/lib/pitrd/orders\"",
+        "url = \"s3://backups/orders?region=eu-west-1\"\nimmutable_for = \"24h\"\nacknowledge = \"all\"",
+    ) + r#"
+[archive.s3]
+endpoint = "https://store.example:9000"
+region = "eu-central-1"
+path_style = false
+profile = "backup"
+credentials_file = "aws"
+ca_file = "/etc/ca.pem"
+sse = "kms"
+kms_key = "alias/orders"
+storage_class = "STANDARD_IA"
+[[archive.copy]]
+url = "file:///srv/copy"
+[[archive.copy]]
+url = "s3://elsewhere"
+legal_hold = true
+[archive.copy.s3]
+region = "us-west-2"
+"#;
+    let config = parse(&text).unwrap();
+    assert_eq!(
+        config.archive.url.to_string(),
+        "s3://backups/orders?endpoint=https://store.example:9000&region=eu-central-1&path_style=false&profile=backup\
+         &credentials_file=/etc/pitrd/aws&ca_file=/etc/ca.pem&sse=kms:alias/orders&storage_class=STANDARD_IA"
+    );
+    let ArchiveUrl::S3(settings) = &config.archive.url else {
+        panic!("not S3");
+    };
+    assert_eq!(settings.lock, config.archive.lock);
+    assert_eq!(
+        settings.lock.unwrap().immutable_for,
+        Some(Duration::from_secs(86_400))
+    );
+    assert_eq!(config.archive.acknowledge, Acknowledge::All);
+    let copies: Vec<_> = config
+        .archive
+        .copies
+        .iter()
+        .map(|copy| copy.url.to_string())
+        .collect();
+    assert_eq!(
+        copies,
+        ["file:///srv/copy", "s3://elsewhere?region=us-west-2"]
+    );
+    assert!(config.archive.copies[1].lock.unwrap().legal_hold);
+    assert_eq!(config.segment.puts_in_flight, 16);
+}
+
+#[test]
+fn what_does_not_go_together_in_an_archive_is_refused() {
+    let with =
+        |lines: &str| refusal(&SMALLEST.replace("[encryption]", &format!("{lines}\n[encryption]")));
+    for (lines, says) in [
+        (
+            "[archive.s3]\nregion = \"a\"",
+            "goes with a url that begins with s3://",
+        ),
+        ("immutable_mode = \"governance\"", "goes with immutable_for"),
+        ("immutable_for = \"1s\"", "from \"1h\""),
+        ("acknowledge = \"some\"", "\"primary\""),
+        ("copy = \"file:///b\"", "[[archive.copy]]"),
+        (
+            "[[archive.copy]]\nurl = \"file:///var/lib/pitrd/orders\"",
+            "the same place twice",
+        ),
+        (
+            "[[archive.copy]]\nurl = \"file:///b\"\nsigning_key_file = \"x\"",
+            "unknown key",
+        ),
+    ] {
+        let said = with(lines);
+        assert!(said.contains(says), "{lines}: {said}");
+    }
+}

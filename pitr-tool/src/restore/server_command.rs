@@ -49,7 +49,10 @@ pub(crate) fn archive_arguments(
     place: &Place,
     config: Option<&Config>,
 ) -> anyhow::Result<Vec<String>> {
-    let mut arguments = vec!["--archive".to_owned(), place.url(config)?.to_string()];
+    let urls = place.urls(config)?.into_iter();
+    let mut arguments: Vec<String> = urls
+        .flat_map(|url| ["--archive".to_owned(), url.to_string()])
+        .collect();
     let configured = config.and_then(|config| match &config.encryption {
         Encryption::KeyFile(path) => Some(path),
         Encryption::Recipients(_) => None,

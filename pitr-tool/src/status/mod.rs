@@ -1,6 +1,7 @@
 //! `pitr-tool status`: what can be restored, how far the archive is behind, what is missing. Reads headers and, with a
 //! key, the sealed manifests of base backups; changes nothing.
 
+mod places;
 mod report;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use pitrd::config::Config;
 use pitrd::exit::{Exit, chain, classify};
 use pitrd::open;
 
+pub use places::PlaceReport;
 pub use report::{ArchiveName, BaseBackup, Damage, End, Gap, Kind, Lag, Moment, Report, Window};
 
 use crate::output;
@@ -80,6 +82,7 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
             timeline: newest.timeline.0,
             moment: newest.end.into(),
         }),
+        places: places::places(&place.urls(config.as_ref())?, &catalogue).await,
         lag: lag(config.as_ref(), &source, newest.as_ref()).await,
     };
     output::show(&report, args.json)?;

@@ -7,6 +7,7 @@ use pitr_postgres::plan;
 use pitrd::config::{show_bytes, show_duration};
 use serde::Serialize;
 
+use super::places::PlaceReport;
 use crate::output::{self, Table};
 
 /// What `status` found. Its JSON is documented in docs/cli.md.
@@ -30,6 +31,8 @@ pub struct Report {
     pub end: Option<End>,
     /// How far the archive is behind.
     pub lag: Lag,
+    /// Where it lies, the archive first, if it has copies.
+    pub places: Vec<PlaceReport>,
 }
 
 /// Names an archive and its source.
@@ -156,6 +159,9 @@ impl fmt::Display for Report {
             Some(end) => writeln!(f, "end      {} on timeline {}", end.moment, end.timeline)?,
         }
         writeln!(f, "lag      {}", self.lag)?;
+        for place in &self.places {
+            writeln!(f, "place    {place}")?;
+        }
         self.write_windows(f)?;
         for gap in &self.gaps {
             let Gap {
@@ -339,6 +345,7 @@ mod tests {
                 timeline: 1,
                 moment: moment("0/3000028"),
             }),
+            places: vec![],
             lag: Lag {
                 bytes: Some(512),
                 seconds: Some(0.25),

@@ -4,14 +4,17 @@ use std::time::SystemTime;
 
 use aws_sdk_s3::types::ObjectLockMode;
 use bytes::Bytes;
+use futures_util::future::try_join3;
 
 use super::error::Failure;
 use super::{Lock, LockMode, S3Store};
 use crate::store::StoreError;
 use crate::store::probe::{ABSENT, Probed, Verdict, refused};
 
-/// Put with a wrong checksum, which no store should take, and with a lock.
-const TRIED: &str = "probe/tried";
+/// Put with a wrong checksum, which no store should take.
+const WRONG: &str = "probe/checksum";
+/// Put with a lock.
+const TRIED: &str = "probe/lock";
 /// S3 refuses requests from a clock that is 15 minutes off.
 const SKEW_WARN_SECONDS: u64 = 60;
 /// What is asked for and what is answered may differ by a clock's skew and by the time of the call.
@@ -19,9 +22,15 @@ const LOCK_SLACK_SECONDS: i64 = 15 * 60;
 
 impl S3Store {
     pub(super) async fn probe_service(&self) -> Result<Vec<Probed>, StoreError> {
-        let mut found = vec![self.probe_checksum().await?];
-        found.extend(self.probe_clock_and_lock().await?);
-        found.extend(self.probe_delete().await?);
+        let tries = try_join3(
+            self.probe_checksum(),
+            self.probe_clock_and_lock(),
+            self.probe_delete(),
+        );
+        let (checksum, clock_and_lock, delete) = tries.await?;
+        let mut found = vec![checksum];
+        found.extend(clock_and_lock);
+        found.extend(delete);
         Ok(found)
     }
 
@@ -29,7 +38,7 @@ impl S3Store {
         let body = Bytes::from_static(b"the checksum that goes with this is wrong");
         let client = self.connection.client().await;
         let request = self
-            .put_request(&client, self.below(TRIED), body)
+            .put_request(&client, self.below(WRONG), body)
             .checksum_crc32_c("AAAAAA==");
         match self.send_put(request, 0).await {
             Ok(()) => Ok(Probed::new(
