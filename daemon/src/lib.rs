@@ -13,3 +13,4 @@ pub mod probe;
 pub mod run;
 pub mod schedule;
 pub mod supervise;
+pub mod watching;

@@ -7,7 +7,13 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
 
-const OURS: [&str; 4] = ["pitrd", "pitr_tool", "pitr_archive", "pitr_postgres"];
+const OURS: [&str; 5] = [
+    "pitrd",
+    "pitr_tool",
+    "pitr_archive",
+    "pitr_mongodb",
+    "pitr_postgres",
+];
 
 /// Installs the subscriber of this process. A second call changes nothing.
 pub fn start(log: Log) {

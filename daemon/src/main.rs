@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! `pitrd`: one process archives one PostgreSQL server. Arguments in, configuration and log set up, exit code out.
+//! `pitrd`: one process archives one source. Arguments in, configuration and log set up, exit code out.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -12,7 +12,7 @@ use pitrd::config::{Config, ConfigError};
 use pitrd::exit::{self, Exit};
 use pitrd::supervise;
 
-/// Archives the WAL of one PostgreSQL server, continuously, encrypted, to the byte.
+/// Archives the log of one PostgreSQL server or MongoDB replica set, continuously, encrypted
 #[derive(Parser)]
 #[command(name = "pitrd", version, after_help = EXAMPLES)]
 struct Args {

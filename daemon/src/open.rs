@@ -12,7 +12,7 @@ use pitr_archive::store::{DirectoryStore, S3Store, SharedStore};
 use pitr_archive::writer::Writer;
 use pitr_postgres::connect::{ConnInfo, Secret};
 
-use crate::config::{ArchiveUrl, Config, Encryption, PostgresSource};
+use crate::config::{ArchiveUrl, Config, Encryption, MongodbSource, PostgresSource, SourceConfig};
 use crate::copies::{self, Follower};
 use crate::exit::{Exit, Refusal};
 
@@ -31,8 +31,39 @@ pub fn connection(source: &PostgresSource) -> anyhow::Result<ConnInfo> {
     Ok(info)
 }
 
+/// How to connect to a MongoDB source.
+pub async fn mongodb(source: &MongodbSource) -> anyhow::Result<pitr_mongodb::Connection> {
+    let password = source
+        .password_file
+        .as_deref()
+        .map(password_line)
+        .transpose()?;
+    let password = password.map(|line| {
+        let text = String::from_utf8(line);
+        text.map_err(|_| Refusal::new(Exit::Keys, "the password file does not hold text"))
+    });
+    let connection = pitr_mongodb::Connection::parse(&source.uri, password.transpose()?).await;
+    connection.context("read uri in [source.mongodb]")
+}
+
+/// The PostgreSQL source of a configuration, for what only PostgreSQL has.
+pub fn postgres(config: &Config) -> anyhow::Result<&PostgresSource> {
+    match &config.source {
+        SourceConfig::Postgres(source) => Ok(source),
+        SourceConfig::Mongodb(_) => {
+            let message =
+                "the archive is PostgreSQL's and the configuration names a MongoDB source";
+            Err(Refusal::new(Exit::Usage, message).into())
+        }
+    }
+}
+
 /// Reads a password file: one line, readable by its owner only.
 pub fn password(path: &Path) -> anyhow::Result<Secret> {
+    Ok(Secret::new(password_line(path)?))
+}
+
+fn password_line(path: &Path) -> anyhow::Result<Vec<u8>> {
     let name = path.display();
     let refuse = |message: String| Refusal::new(Exit::Keys, message);
     let mode = std::fs::metadata(path)
@@ -64,7 +95,7 @@ pub fn password(path: &Path) -> anyhow::Result<Secret> {
         .hint(hint)
         .into());
     }
-    Ok(Secret::new(line.to_vec()))
+    Ok(line.to_vec())
 }
 
 /// What data keys are wrapped with.

@@ -2,23 +2,25 @@
 //! receiving to durable.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
-use pitr_archive::writer::{LogSettings, Troubles};
-use pitr_postgres::Lsn;
-use pitr_postgres::capture::{self, CaptureSettings, CaptureStatus};
+use pitr_archive::writer::{LogSettings, Troubles, Writer};
+use pitr_mongodb::capture as mongodb;
+use pitr_postgres::capture as postgres;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::{Compression, Config, show_bytes};
+use crate::config::{Compression, Config, SourceConfig};
 use crate::copies::Following;
 use crate::exit::{Exit, Refusal};
 use crate::probe;
 use crate::schedule::{self, ScheduleStatus};
 use crate::supervise::Supervision;
+use crate::watching::{View, Watching};
 use crate::{notify, open};
 
 /// The state is logged so often.
@@ -31,6 +33,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(60);
 /// Latencies are sampled at most so densely.
 const SAMPLE_EVERY: Duration = Duration::from_millis(5);
 
+/// A capture under way: it ends when it is asked to stop, or with what waiting cannot mend.
+type Capture = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
+
 /// Archives until it is asked to stop.
 pub async fn run(
     config: Config,
@@ -39,38 +44,36 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let (writer, followers) = open::writer_and_copies(&config).await?;
     probe::require(writer.archive()).await?;
-    let settings = capture_settings(&config, accept_break)?;
-    let (status, watch) = watch::channel(CaptureStatus::new());
     let troubles = writer.troubles().clone();
+    let stop = supervision.stop();
+    let (mut capture, watching) = start(&config, accept_break, Arc::clone(&writer), stop).await?;
     let mut beside = JoinSet::new();
     let copies = followers.into_iter();
     let copies: Vec<_> = copies.map(|copy| copy.start(&mut beside)).collect();
     let (schedule_status, schedule) = watch::channel(ScheduleStatus::default());
     if let Some(every) = config.backup.every {
-        let (writer, capture) = (Arc::clone(&writer), watch.clone());
+        let (writer, watching) = (Arc::clone(&writer), watching.clone());
         let stop = supervision.stop();
         beside.spawn(schedule::run(
             config,
             every,
             writer,
-            capture,
+            watching,
             schedule_status,
             stop,
         ));
     }
-    let capture = capture::run(writer, settings, status, supervision.stop());
-    tokio::pin!(capture);
-    let mut observer = Observer::new(watch.clone(), schedule, copies);
+    let mut observer = Observer::new(watching.clone(), schedule, copies);
     let mut turn = tokio::time::interval(TURN_EVERY);
     let mut stopping: Option<Instant> = None;
-    let mut changes = watch;
+    let mut changes = watching;
     loop {
         tokio::select! {
             ended = &mut capture => {
                 observer.report(&troubles);
-                return ended.context("archive the WAL");
+                return ended;
             }
-            Ok(()) = changes.changed() => observer.sample(),
+            true = changes.changed() => observer.sample(),
             _ = turn.tick() => {
                 supervision.heart.beat();
                 observer.turn(&troubles);
@@ -83,25 +86,50 @@ pub async fn run(
     }
 }
 
+/// The capture of the configuration's source.
+async fn start(
+    config: &Config,
+    accept_break: bool,
+    writer: Arc<Writer>,
+    stop: watch::Receiver<bool>,
+) -> anyhow::Result<(Capture, Watching)> {
+    match &config.source {
+        SourceConfig::Postgres(source) => {
+            let settings = postgres::CaptureSettings {
+                connection: open::connection(source)?,
+                slot: source.slot.clone(),
+                create_slot: source.create_slot,
+                allow_standby: source.allow_standby,
+                wal_directory: source.wal_directory.clone(),
+                accept_break,
+                log: log_settings(config),
+            };
+            let (status, watch) = watch::channel(postgres::CaptureStatus::new());
+            let capture = postgres::run(writer, settings, status, stop);
+            let capture = async { capture.await.context("archive the WAL") };
+            Ok((Box::pin(capture), Watching::Postgres(watch)))
+        }
+        SourceConfig::Mongodb(source) => {
+            let settings = mongodb::CaptureSettings {
+                connection: open::mongodb(source).await?,
+                accept_break,
+                log: log_settings(config),
+            };
+            let (status, watch) = watch::channel(mongodb::CaptureStatus::default());
+            let capture = mongodb::run(writer, settings, status, stop);
+            let capture = async { capture.await.context("archive the oplog") };
+            Ok((Box::pin(capture), Watching::Mongodb(watch)))
+        }
+    }
+}
+
 fn not_drained(observer: &Observer) -> Refusal {
-    let durable = observer.status.borrow().durable;
+    let durable = observer.watching.view().durable_text;
     let message = format!(
-        "stopped although not all that was received is durable; the server keeps its WAL from {durable} on"
+        "stopped although not all that was received is durable; the server keeps its log from {durable} on"
     );
     Refusal::new(Exit::Unavailable, message)
         .hint("nothing is lost: start pitrd again when the store answers")
-}
-
-fn capture_settings(config: &Config, accept_break: bool) -> anyhow::Result<CaptureSettings> {
-    Ok(CaptureSettings {
-        connection: open::connection(&config.source)?,
-        slot: config.source.slot.clone(),
-        create_slot: config.source.create_slot,
-        allow_standby: config.source.allow_standby,
-        wal_directory: config.source.wal_directory.clone(),
-        accept_break,
-        log: log_settings(config),
-    })
 }
 
 /// How the log is cut, as the configuration says it.
@@ -118,27 +146,27 @@ pub fn log_settings(config: &Config) -> LogSettings {
 
 /// Watches the capture's status.
 struct Observer {
-    status: watch::Receiver<CaptureStatus>,
+    watching: Watching,
     schedule: watch::Receiver<ScheduleStatus>,
     copies: Vec<Following>,
     was_streaming: bool,
     was_ready: bool,
     /// When which position was received, oldest first.
-    received: VecDeque<(Instant, Lsn)>,
+    received: VecDeque<(Instant, u64)>,
     /// From received to durable, in µs.
     latency: Histogram<u64>,
     reported: Instant,
-    reported_durable: Lsn,
+    reported_durable: u64,
 }
 
 impl Observer {
     fn new(
-        status: watch::Receiver<CaptureStatus>,
+        watching: Watching,
         schedule: watch::Receiver<ScheduleStatus>,
         copies: Vec<Following>,
     ) -> Self {
         Self {
-            status,
+            watching,
             schedule,
             copies,
             was_streaming: false,
@@ -146,25 +174,24 @@ impl Observer {
             received: VecDeque::new(),
             latency: Histogram::new(3).expect("three significant digits are supported"),
             reported: Instant::now(),
-            reported_durable: Lsn(0),
+            reported_durable: 0,
         }
     }
 
     /// Notes when a position was received, and for those that became durable how long it took.
     fn sample(&mut self) {
         let now = Instant::now();
-        let (received, durable) = {
-            let status = self.status.borrow();
-            (status.received, status.durable)
-        };
+        let View {
+            received, durable, ..
+        } = self.watching.view();
         let due = self
             .received
             .back()
-            .is_none_or(|&(at, lsn)| received > lsn && now - at >= SAMPLE_EVERY);
+            .is_none_or(|&(at, last)| received > last && now - at >= SAMPLE_EVERY);
         if due && received > durable {
             self.received.push_back((now, received));
         }
-        while let Some((at, _)) = self.received.pop_front_if(|(_, lsn)| *lsn <= durable) {
+        while let Some((at, _)) = self.received.pop_front_if(|(_, end)| *end <= durable) {
             // An hour and more is all the same here.
             self.latency
                 .saturating_record((now - at).as_micros() as u64);
@@ -172,16 +199,16 @@ impl Observer {
     }
 
     fn turn(&mut self, troubles: &Troubles) {
-        let status = self.status.borrow().clone();
-        if status.streaming != self.was_streaming {
-            self.was_streaming = status.streaming;
+        let view = self.watching.view();
+        if view.streaming != self.was_streaming {
+            self.was_streaming = view.streaming;
             self.received.clear();
         }
-        if status.streaming && !self.was_ready {
+        if view.streaming && !self.was_ready {
             self.was_ready = true;
             notify::ready();
         }
-        notify::status(&self.line(&status, troubles));
+        notify::status(&self.line(&view, troubles));
         if self.reported.elapsed() >= REPORT_EVERY {
             self.report(troubles);
         }
@@ -189,21 +216,28 @@ impl Observer {
 
     /// One line about the last minute.
     fn report(&mut self, troubles: &Troubles) {
-        let status = self.status.borrow().clone();
+        let view = self.watching.view();
         let (p50_ms, p99_ms) = (
             self.latency.value_at_quantile(0.5) / 1000,
             self.latency.value_at_quantile(0.99) / 1000,
         );
-        let archived = show_bytes(status.durable.bytes_since(self.reported_durable));
-        if self.reported_durable != Lsn(0) {
-            tracing::info!(durable = %status.durable, archived, p50_ms, p99_ms, "{}", self.line(&status, troubles));
+        let archived = self.watching.archived(self.reported_durable, view.durable);
+        if self.reported_durable != 0 {
+            tracing::info!(
+                durable = view.durable_text,
+                archived,
+                p50_ms,
+                p99_ms,
+                "{}",
+                self.line(&view, troubles)
+            );
         }
         self.latency.reset();
-        (self.reported, self.reported_durable) = (Instant::now(), status.durable);
+        (self.reported, self.reported_durable) = (Instant::now(), view.durable);
     }
 
-    fn line(&self, status: &CaptureStatus, troubles: &Troubles) -> String {
-        let mut line = line(status, troubles);
+    fn line(&self, view: &View, troubles: &Troubles) -> String {
+        let mut line = view.line(troubles);
         for remark in self.copies.iter().filter_map(Following::remark) {
             line.push_str("; ");
             line.push_str(&remark);
@@ -215,26 +249,4 @@ impl Observer {
             (None, false) => line,
         }
     }
-}
-
-/// The state in one line, worst first.
-fn line(status: &CaptureStatus, troubles: &Troubles) -> String {
-    let lag = show_bytes(status.lag_bytes());
-    if let Some(trouble) = troubles.oldest() {
-        let seconds = trouble.since.elapsed().as_secs();
-        return format!(
-            "the store has not taken an object for {seconds} s ({}); {lag} behind",
-            trouble.reason
-        );
-    }
-    if !status.streaming {
-        return format!(
-            "not connected to the server; archived up to {}",
-            status.durable
-        );
-    }
-    if status.gaps > 0 {
-        return format!("streaming, {lag} behind; a GAP was recorded: take a new base backup");
-    }
-    format!("streaming, {lag} behind")
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use pitr_archive::catalogue;
 use pitr_archive::writer::Writer;
+use pitr_mongodb::base as mongodb;
 use pitr_postgres::backup::{self, ManifestCache, TakeSettings, Taken, WAL_WAIT, WalCover};
-use pitr_postgres::capture::CaptureStatus;
 use pitr_postgres::replication::Checkpoint;
 use tokio::sync::watch;
 
-use crate::config::{Compression, Config, show_bytes};
+use crate::config::{Compression, Config, MongodbSource, PostgresSource, SourceConfig, show_bytes};
+use crate::watching::Watching;
 use crate::{exit, open};
 
 const RETRY_FIRST: Duration = Duration::from_secs(30);
@@ -33,18 +34,39 @@ pub struct ScheduleStatus {
 }
 
 /// How the configuration wants base backups taken, with the label `label`, full.
-pub fn take_settings(config: &Config, label: &str) -> anyhow::Result<TakeSettings> {
+pub fn take_settings(
+    config: &Config,
+    source: &PostgresSource,
+    label: &str,
+) -> anyhow::Result<TakeSettings> {
     let Compression::Zstd(compression_level) = config.segment.compression;
     Ok(TakeSettings {
-        connection: open::connection(&config.source)?,
+        connection: open::connection(source)?,
         label: label.into(),
         checkpoint: Checkpoint::Fast,
         rate_limit: config.backup.rate_limit,
         compression_level,
         puts_in_flight: config.segment.puts_in_flight.min(PUTS_IN_FLIGHT_MAX).into(),
-        allow_standby: config.source.allow_standby,
+        allow_standby: source.allow_standby,
         wal_wait: WAL_WAIT,
         incremental: None,
+    })
+}
+
+/// How the configuration wants base copies of a MongoDB source taken, with the label `label`.
+pub async fn copy_settings(
+    config: &Config,
+    source: &MongodbSource,
+    label: &str,
+) -> anyhow::Result<mongodb::TakeSettings> {
+    let Compression::Zstd(compression_level) = config.segment.compression;
+    Ok(mongodb::TakeSettings {
+        connection: open::mongodb(source).await?,
+        label: label.into(),
+        rate_limit: config.backup.rate_limit,
+        compression_level,
+        puts_in_flight: config.segment.puts_in_flight.min(PUTS_IN_FLIGHT_MAX).into(),
+        log_wait: mongodb::LOG_WAIT,
     })
 }
 
@@ -53,7 +75,7 @@ pub async fn run(
     config: Config,
     every: Duration,
     writer: Arc<Writer>,
-    mut capture: watch::Receiver<CaptureStatus>,
+    mut capture: Watching,
     status: watch::Sender<ScheduleStatus>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -78,12 +100,12 @@ struct Schedule {
 }
 
 impl Schedule {
-    async fn take_for_ever(&self, capture: &mut watch::Receiver<CaptureStatus>) {
+    async fn take_for_ever(&self, capture: &mut Watching) {
         let (mut retry, mut gaps) = (RETRY_FIRST, 0);
         loop {
             // Without the capture nobody archives the WAL that a backup needs.
-            let streaming = capture.wait_for(|status| status.streaming).await;
-            let Ok(gaps_now) = streaming.map(|status| status.gaps) else {
+            let streaming = capture.wait_for(|view| view.streaming).await;
+            let Some(gaps_now) = streaming.map(|view| view.gaps) else {
                 return;
             };
             let wait = match self.wait(gaps_now > gaps).await {
@@ -98,7 +120,7 @@ impl Schedule {
                 Err(error) => self.failed(&error, &mut retry),
             };
             // A gap is a reason to look at once; the end of the capture is seen above.
-            let gap = capture.wait_for(|status| status.gaps > gaps_now);
+            let gap = capture.wait_for(|view| view.gaps > gaps_now);
             let _ = tokio::time::timeout(wait, gap).await;
         }
     }
@@ -117,19 +139,32 @@ impl Schedule {
         self.status.send_modify(|status| status.running = true);
         let taken = self.take_one().await;
         self.status.send_modify(|status| status.running = false);
-        report(&taken?);
+        taken?;
         self.status.send_modify(|status| status.failed = None);
         Ok(())
     }
 
-    async fn take_one(&self) -> anyhow::Result<Taken> {
-        let settings = take_settings(&self.config, LABEL)?;
+    async fn take_one(&self) -> anyhow::Result<()> {
+        match &self.config.source {
+            SourceConfig::Postgres(source) => self.take_postgres(source).await,
+            SourceConfig::Mongodb(source) => {
+                let settings = copy_settings(&self.config, source, LABEL).await?;
+                let taken = mongodb::take(Arc::clone(&self.writer), settings, |_| ()).await?;
+                report_copy(&taken);
+                Ok(())
+            }
+        }
+    }
+
+    async fn take_postgres(&self, source: &PostgresSource) -> anyhow::Result<()> {
+        let settings = take_settings(&self.config, source, LABEL)?;
         let taken = backup::take(Arc::clone(&self.writer), settings, |_| ()).await?;
         let cache = ManifestCache::beside(&self.config.archive.signing_key_file);
         if let Err(error) = cache.keep(taken.id, &taken.postgres_manifest) {
             tracing::warn!(%error, "the backup is whole, but no incremental one can be built on it here");
         }
-        Ok(taken)
+        report(&taken);
+        Ok(())
     }
 
     fn failed(&self, error: &anyhow::Error, retry: &mut Duration) -> Duration {
@@ -159,6 +194,22 @@ fn report(taken: &Taken) {
         }
         WalCover::StartsLate { from } => {
             tracing::error!(id = %taken.id, "not restorable: the archive's WAL begins only at {from}");
+        }
+    }
+}
+
+/// The same of a base copy.
+fn report_copy(taken: &mongodb::Taken) {
+    let (bytes, stored) = (taken.manifest.contents_bytes, taken.stored_bytes);
+    let (bytes, stored) = (show_bytes(bytes), show_bytes(stored));
+    tracing::info!(id = %taken.id, bytes, stored, end = %taken.manifest.t1, "base copy is whole");
+    match taken.log {
+        mongodb::LogCover::Complete => {}
+        mongodb::LogCover::Behind { .. } => {
+            tracing::warn!(id = %taken.id, "not restorable until the oplog is archived up to {}", taken.manifest.t1);
+        }
+        mongodb::LogCover::StartsLate { from } => {
+            tracing::error!(id = %taken.id, "not restorable: the archive's log begins only at {from}");
         }
     }
 }

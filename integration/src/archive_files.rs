@@ -2,6 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pitr_archive::keys::{Identity, Opener};
+use pitr_archive::object::StreamName;
+use pitr_archive::reader::LogReader;
+use pitr_archive::store::DirectoryStore;
+use pitr_archive::{Archive, Reading};
+use pitr_mongodb::log::{Entries, LogError};
+use pitr_mongodb::{ClusterTime, OPLOG_STREAM};
 
 /// A directory archive.
 #[derive(Debug, Clone)]
@@ -63,6 +72,54 @@ impl ArchiveFiles {
         self.root.join(key)
     }
 
+    /// The archive, opened with an identity's file.
+    fn open(&self, identity: &Path) -> Arc<Reading> {
+        let url = format!("file://{}", self.root.display());
+        let store = Arc::new(DirectoryStore::new(&self.root));
+        let identity = Identity::load(identity).expect("an identity");
+        let archive = runtime().block_on(Archive::open(store, &url));
+        let archive = archive.expect("open the archive");
+        Arc::new(Reading::new(archive, Opener::Identity(identity)))
+    }
+
+    /// The last cluster time that is durable in an archive of MongoDB.
+    pub fn oplog_end(&self, identity: &Path) -> Option<ClusterTime> {
+        let last = self.oplog_runs(identity).pop();
+        last.map(|(_, last)| last)
+    }
+
+    /// The unbroken runs of an archived oplog: the first cluster time of each and the last.
+    pub fn oplog_runs(&self, identity: &Path) -> Vec<(ClusterTime, ClusterTime)> {
+        let reading = self.open(identity);
+        let stream = StreamName::new(OPLOG_STREAM).expect("a name");
+        let reader = LogReader::new(reading.archive().clone(), stream);
+        let runs = runtime().block_on(async { reader.runs(&reader.end().await?).await });
+        let ends = |run: pitr_archive::reader::Run| {
+            (
+                ClusterTime(run.positions.start),
+                ClusterTime(run.positions.end).previous(),
+            )
+        };
+        runs.expect("read the runs").into_iter().map(ends).collect()
+    }
+
+    /// The entries of one run of an archived oplog, word for word.
+    pub fn oplog(&self, identity: &Path, run: (ClusterTime, ClusterTime)) -> Vec<Vec<u8>> {
+        let reading = self.open(identity);
+        let stream = StreamName::new(OPLOG_STREAM).expect("a name");
+        let entries = runtime().block_on(async {
+            let mut log = Entries::open(reading, &stream, run.0.previous(), run.1).await?;
+            let mut all = Vec::new();
+            while let Some(batch) = log.next().await? {
+                for entry in batch.entries() {
+                    all.push(entry?.1.as_bytes().to_vec());
+                }
+            }
+            Ok::<_, LogError>(all)
+        });
+        entries.expect("read the archived oplog")
+    }
+
     /// Size of all objects, in bytes.
     pub fn bytes(&self) -> u64 {
         let size = |key: &String| fs::metadata(self.path(key)).map_or(0, |metadata| metadata.len());
@@ -107,4 +164,12 @@ fn collect(directory: &Path, prefix: &str, keys: &mut Vec<String>) {
             _ => {}
         }
     }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("build a runtime")
 }

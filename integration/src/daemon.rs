@@ -1,7 +1,7 @@
 //! A running `pitrd`, with its configuration, its keys and its archive.
 
 use crate::process::{Finished, Process, Signal};
-use crate::{ArchiveFiles, Postgres, Program, Site, Tool, wait_until};
+use crate::{ArchiveFiles, Mongo, Postgres, Program, Site, Tool, wait_until};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +28,10 @@ pub struct Settings {
     pub bytes_max: String,
     /// Lines after the rest, sections included.
     pub more: String,
-    /// Lines in `[source.postgres]`.
+    /// Lines in `[source.postgres]` or `[source.mongodb]`.
     pub source: String,
+    /// The source is MongoDB and `connection` its URI.
+    pub is_mongodb: bool,
 }
 
 impl Settings {
@@ -45,6 +47,23 @@ impl Settings {
             bytes_max: "16 MiB".to_owned(),
             more: String::new(),
             source: String::new(),
+            is_mongodb: false,
+        }
+    }
+
+    /// For a replica set, in the same way.
+    pub fn mongodb(set: &Mongo, name: &str) -> Settings {
+        Settings {
+            name: name.to_owned(),
+            connection: set.uri(),
+            archive: set.site().path(&format!("{name}-archive")),
+            url: None,
+            archive_lines: String::new(),
+            linger: "100ms".to_owned(),
+            bytes_max: "16 MiB".to_owned(),
+            more: String::new(),
+            source: String::new(),
+            is_mongodb: true,
         }
     }
 }
@@ -134,12 +153,18 @@ impl Daemon {
             bytes_max,
             more,
             source,
+            is_mongodb,
         } = &self.settings;
+        let source = if *is_mongodb {
+            format!("[source.mongodb]\nuri = \"{connection}\"\n{source}")
+        } else {
+            format!("[source.postgres]\nconnection = \"{connection}\"\nslot = \"{name}\"\n{source}")
+        };
         let directory = || format!("file://{}", archive.display());
         let url = url.clone().unwrap_or_else(directory);
         let text = format!(
             "[archive]\nurl = \"{url}\"\n{archive_lines}\n\n[encryption]\nrecipients = [\"{recipient}\"]\n\n\
-             [source.postgres]\nconnection = \"{connection}\"\nslot = \"{name}\"\n{source}\n\n\
+             {source}\n\n\
              [segment]\nbytes_max = \"{bytes_max}\"\nlinger = \"{linger}\"\ncompression = \"zstd:1\"\n\n{more}\n"
         );
         self.site.write(&self.configuration, &text, 0o600);
@@ -183,6 +208,41 @@ impl Daemon {
                 session.value(&sql) == "1"
             },
         );
+    }
+
+    /// As [`Daemon::start_new`], for a replica set.
+    pub fn follow(set: &Mongo, name: &str) -> Daemon {
+        let mut daemon = Daemon::prepare(set.site(), Settings::mongodb(set, name));
+        daemon.start();
+        daemon.wait_following(1);
+        daemon
+    }
+
+    /// Waits until the daemon and its predecessors have begun `times` sessions on the oplog.
+    #[track_caller]
+    pub fn wait_following(&mut self, times: usize) {
+        wait_until(
+            &format!("{} to follow the oplog", self.settings.name),
+            PATIENCE,
+            || {
+                let process = self.process.as_mut().expect("the daemon was started");
+                if let Some(code) = process.ended() {
+                    panic!("the daemon ended with {code}:\n{}", process.log_tail());
+                }
+                self.log().matches("following the oplog").count() >= times
+            },
+        );
+    }
+
+    /// Waits until everything that a majority of the set has now is durable in the archive.
+    #[track_caller]
+    pub fn wait_covered(&self, set: &Mongo) {
+        let mark = set.mark();
+        let mut last = None;
+        wait_until("the oplog to be archived", 2 * PATIENCE, || {
+            last = self.archive().oplog_end(&self.identity);
+            last >= Some(mark)
+        });
     }
 
     /// Waits until everything that the server has flushed is durable in the archive.

@@ -9,6 +9,7 @@ use bson::{Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::options::ClientOptions;
 use mongodb::{Client, Collection};
+use pitr_mongodb::ClusterTime;
 use tokio::runtime::Runtime;
 
 use crate::process::{Process, Signal};
@@ -194,6 +195,40 @@ impl Mongo {
         let find = entries.find(doc! {}).sort(doc! { "$natural": 1 });
         self.block_on(async { find.await?.try_collect().await })
             .expect("read the oplog")
+    }
+
+    /// What a majority of the set has now, everything acknowledged before included; not a no-op.
+    pub fn mark(&self) -> ClusterTime {
+        let insert = doc! {
+            "insert": "marks", "documents": [{}], "writeConcern": { "w": "majority" },
+        };
+        let answer = self.run("marks", insert);
+        let time = answer.get_timestamp("operationTime");
+        ClusterTime::from(time.expect("members of a replica set tell the time"))
+    }
+
+    /// Panics unless the archived entries `run` are those of a member's oplog in the same range, word for word.
+    #[track_caller]
+    pub fn assert_archived(&self, member: usize, archived: &[Vec<u8>], context: &str) {
+        let time = |bytes: &[u8]| {
+            let entry = bson::raw::RawDocument::from_bytes(bytes).expect("an entry");
+            let time = entry.get_timestamp("ts").expect("an entry has a time");
+            ClusterTime::from(time)
+        };
+        let first = time(archived.first().expect("something is archived"));
+        let last = time(archived.last().expect("something is archived"));
+        let own = self.oplog(member);
+        let inside = own.iter().map(|entry| entry.as_bytes());
+        let inside: Vec<&[u8]> = inside
+            .filter(|entry| (first..=last).contains(&time(entry)))
+            .collect();
+        let different = archived.iter().zip(&inside).position(|(a, b)| a != b);
+        assert!(
+            archived.len() == inside.len() && different.is_none(),
+            "{context}: {} entries are archived and {} in the oplog, the first that differs is {different:?}",
+            archived.len(),
+            inside.len()
+        );
     }
 
     /// Starts a member and waits until it answers.

@@ -9,7 +9,7 @@ use anyhow::Context;
 use pitr_archive::Reading;
 use pitr_archive::writer::Writer;
 use pitr_postgres::backup::{self, ManifestCache, Parent, Taken, WalCover};
-use pitrd::config::{Config, parse_rate, show_bytes, show_duration};
+use pitrd::config::{Config, SourceConfig, parse_rate, show_bytes, show_duration};
 use pitrd::exit::Exit;
 use pitrd::{open, schedule};
 use serde::Serialize;
@@ -61,8 +61,14 @@ pub struct Report {
 /// Runs it.
 pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
     let config = place.require_config()?;
+    let source = match &config.source {
+        SourceConfig::Postgres(source) => source,
+        SourceConfig::Mongodb(source) => {
+            return crate::mongodb::backup::run(&config, source, args).await;
+        }
+    };
     let writer = open::writer(&config).await?;
-    let mut settings = schedule::take_settings(&config, &args.label)?;
+    let mut settings = schedule::take_settings(&config, source, &args.label)?;
     settings.rate_limit = args.rate.or(settings.rate_limit);
     if args.incremental {
         settings.incremental = Some(parent(&config, place, &writer).await?);

@@ -1,6 +1,7 @@
 //! `pitr-tool init`: creates the archive and its signing key, once. A later call finds them, and seals the signing key anew where the
 //! configuration names other recipients.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context;
@@ -8,7 +9,7 @@ use pitr_archive::keys::WriterKey;
 use pitr_archive::{Archive, ArchiveError};
 use pitr_postgres::replication::{Mode, ReplicationClient};
 use pitr_postgres::{ENGINE, Source};
-use pitrd::config::Config;
+use pitrd::config::{Config, MongodbSource, PostgresSource, SourceConfig};
 use pitrd::exit::{Exit, Refusal};
 use pitrd::open;
 
@@ -62,7 +63,15 @@ pub async fn run(place: &Place) -> anyhow::Result<Exit> {
             )?
         }
     };
-    let archive = Archive::create(store, &url, ENGINE, source.properties(), &key, &wrappers).await;
+    let archive = Archive::create(
+        store,
+        &url,
+        source.engine,
+        source.properties,
+        &key,
+        &wrappers,
+    )
+    .await;
     let archive = archive.context("create the archive")?;
     let resealed = archive.seal_writer_key(&key, &wrappers).await;
     let resealed = resealed.context("seal the signing key for the recipients")?;
@@ -72,9 +81,9 @@ pub async fn run(place: &Place) -> anyhow::Result<Exit> {
         "created"
     };
     output::line(&format!(
-        "archive {} at {url} {state}, for cluster {}",
+        "archive {} at {url} {state}, for {}",
         archive.id(),
-        source.system_id
+        source.name
     ))?;
     if resealed {
         output::line(
@@ -90,8 +99,22 @@ fn save(key: WriterKey, path: &Path) -> anyhow::Result<WriterKey> {
 }
 
 /// Whose archive it will be.
-async fn ask_source(config: &Config) -> anyhow::Result<Source> {
-    let connection = open::connection(&config.source)?;
+struct Owner {
+    engine: &'static str,
+    properties: BTreeMap<String, String>,
+    /// For people.
+    name: String,
+}
+
+async fn ask_source(config: &Config) -> anyhow::Result<Owner> {
+    match &config.source {
+        SourceConfig::Postgres(source) => ask_postgres(source).await,
+        SourceConfig::Mongodb(source) => ask_mongodb(source).await,
+    }
+}
+
+async fn ask_postgres(source: &PostgresSource) -> anyhow::Result<Owner> {
+    let connection = open::connection(source)?;
     let mut client = ReplicationClient::connect(&connection, Mode::Physical)
         .await
         .context("connect to the server")?;
@@ -99,5 +122,21 @@ async fn ask_source(config: &Config) -> anyhow::Result<Source> {
         .await
         .context("ask the server who it is")?;
     client.close().await;
-    Ok(source)
+    Ok(Owner {
+        engine: ENGINE,
+        properties: source.properties(),
+        name: format!("cluster {}", source.system_id),
+    })
+}
+
+async fn ask_mongodb(source: &MongodbSource) -> anyhow::Result<Owner> {
+    let client = open::mongodb(source).await?.client()?;
+    let server = pitr_mongodb::Server::ask(&client).await;
+    client.shutdown().immediate(true).await;
+    let server = server.context("ask the server who it is")?;
+    Ok(Owner {
+        engine: pitr_mongodb::ENGINE,
+        properties: server.source.properties(),
+        name: format!("replica set {}", server.source),
+    })
 }

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod init;
 pub mod keygen;
 pub mod manual;
+pub mod mongodb;
 pub mod output;
 pub mod place;
 pub mod plan;

@@ -104,10 +104,12 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
     args.target.check()?;
     let config = place.config()?;
     let reading = place.reading(config.as_ref()).await?;
+    if crate::mongodb::is_engine_of(reading.archive()) {
+        return crate::mongodb::plan::run(reading, args).await;
+    }
+    let to = args.target.postgres()?;
     let TargetArgs {
-        to,
-        before,
-        timeline,
+        before, timeline, ..
     } = &args.target;
     let report = |way, refused| Report {
         target: to.to_string(),

@@ -60,6 +60,13 @@ impl Resume {
         }
     }
 
+    /// The header of the last segment before [`Self::durable`], against which the source's log can be compared; `None` if there is
+    /// none in the last run.
+    #[must_use]
+    pub fn last(&self) -> Option<&Header> {
+        Some(&self.last_contiguous.as_ref()?.header)
+    }
+
     /// First position of the run that ends at [`Self::durable`].
     #[must_use]
     pub fn run_start(&self) -> Option<u64> {

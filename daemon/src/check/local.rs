@@ -7,7 +7,7 @@ use std::path::Path;
 use pitr_archive::keys::{KeyError, KeyFile, WriterKey};
 
 use super::{Finding, failed};
-use crate::config::{ArchiveUrl, Config, Encryption, show_bytes};
+use crate::config::{ArchiveUrl, Config, Encryption, SourceConfig, show_bytes};
 use crate::open;
 
 const AS_THE_DAEMON: &str = "run the check as the daemon's user";
@@ -41,7 +41,7 @@ pub(super) fn local(config: &Config) -> Vec<Finding> {
             secret("key file", path, KeyFile::load(path).map(drop), hint)
         }
     });
-    if let Some(path) = &config.source.password_file {
+    if let Some(path) = config.source.password_file() {
         findings.push(match open::password(path) {
             Ok(_) => Finding::ok(
                 "password file",
@@ -50,7 +50,9 @@ pub(super) fn local(config: &Config) -> Vec<Finding> {
             Err(error) => failed("password file", &error, AS_THE_DAEMON),
         });
     }
-    findings.extend(config.source.wal_directory.as_deref().map(wal_files));
+    if let SourceConfig::Postgres(source) = &config.source {
+        findings.extend(source.wal_directory.as_deref().map(wal_files));
+    }
     if let ArchiveUrl::File(directory) = &config.archive.url {
         findings.extend(archive_directory(directory));
     }
@@ -71,7 +73,7 @@ fn wal_files(directory: &Path) -> Finding {
 }
 
 fn password_in_the_open(config: &Config) -> Option<Finding> {
-    let connection = &config.source.connection;
+    let connection = config.source.connection();
     let holds_password = connection
         .split_whitespace()
         .any(|word| word.starts_with("password"))

@@ -4,12 +4,13 @@
 
 mod archive;
 mod local;
+mod mongodb;
 mod slot;
 mod source;
 
 use std::fmt;
 
-use crate::config::Config;
+use crate::config::{Config, SourceConfig};
 use crate::exit::{chain, classify};
 
 /// How a finding weighs.
@@ -111,7 +112,10 @@ pub async fn everything(config: &Config) -> Vec<Finding> {
     let mut findings = local::local(config);
     let (archive, found) = archive::archive(config).await;
     findings.extend(found);
-    findings.extend(source::source(&config.source, archive.as_deref()).await);
+    findings.extend(match &config.source {
+        SourceConfig::Postgres(config) => source::source(config, archive.as_deref()).await,
+        SourceConfig::Mongodb(config) => mongodb::source(config, archive.as_deref()).await,
+    });
     findings
 }
 

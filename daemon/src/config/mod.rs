@@ -34,8 +34,8 @@ pub struct Config {
     pub archive: Archive,
     /// `[encryption]`
     pub encryption: Encryption,
-    /// `[source.postgres]`
-    pub source: PostgresSource,
+    /// `[source.postgres]` or `[source.mongodb]`
+    pub source: SourceConfig,
     /// `[segment]`
     pub segment: Segment,
     /// `[backup]`
@@ -84,6 +84,62 @@ pub enum Encryption {
     Recipients(Vec<Recipient>),
     /// A file with one symmetric key: this host writes and can read.
     KeyFile(PathBuf),
+}
+
+/// `[source]`: what is archived, by engine.
+#[derive(Clone, Debug)]
+pub enum SourceConfig {
+    /// `[source.postgres]`
+    Postgres(PostgresSource),
+    /// `[source.mongodb]`
+    Mongodb(MongodbSource),
+}
+
+impl SourceConfig {
+    /// The password file, if one is named.
+    #[must_use]
+    pub fn password_file(&self) -> Option<&Path> {
+        match self {
+            Self::Postgres(source) => source.password_file.as_deref(),
+            Self::Mongodb(source) => source.password_file.as_deref(),
+        }
+    }
+
+    /// The connection string or URI; it may hold a password.
+    #[must_use]
+    pub fn connection(&self) -> &str {
+        match self {
+            Self::Postgres(source) => &source.connection,
+            Self::Mongodb(source) => &source.uri,
+        }
+    }
+}
+
+/// `[source.mongodb]`: the replica set to archive.
+#[derive(Clone)]
+pub struct MongodbSource {
+    /// A URI as MongoDB's drivers have them. May hold a password, so `Debug` does not show it.
+    pub uri: String,
+    /// A file whose first line is the password of the URI's user.
+    pub password_file: Option<PathBuf>,
+    /// How the log is read.
+    pub capture: MongodbCapture,
+}
+
+/// How MongoDB's log is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MongodbCapture {
+    /// From `local.oplog.rs`: complete.
+    Oplog,
+}
+
+impl fmt::Debug for MongodbSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MongodbSource")
+            .field("password_file", &self.password_file)
+            .field("capture", &self.capture)
+            .finish_non_exhaustive()
+    }
 }
 
 /// `[source.postgres]`: the server to archive.
@@ -196,7 +252,7 @@ impl Config {
         Ok(Self {
             archive,
             encryption: encryption(&root.open("encryption")?, path)?,
-            source: postgres(&root.open("source")?.open("postgres")?, path)?,
+            source: source_of(&root.open("source")?, path)?,
             segment: segment(&root.open("segment")?, is_far)?,
             backup: backup(&root.open("backup")?)?,
             log: log(&root.open("log")?)?,
@@ -263,6 +319,34 @@ fn encryption(section: &Section<'_>, path: &Path) -> Result<Encryption, ConfigEr
             "is missing, and so is key_file: there is no unencrypted mode, so make an identity with pitr-tool keygen and name its recipient here".into(),
         )),
     }
+}
+
+/// One source a process: `postgres` where neither is there, so that the refusal names a key.
+fn source_of(section: &Section<'_>, path: &Path) -> Result<SourceConfig, ConfigError> {
+    match (section.has("postgres"), section.has("mongodb")) {
+        (true, true) => Err(section.wrong(
+            "mongodb",
+            "stands beside postgres; one process archives one source, so give each a file of its own".into(),
+        )),
+        (false, true) => Ok(SourceConfig::Mongodb(mongodb(&section.open("mongodb")?, path)?)),
+        _ => Ok(SourceConfig::Postgres(postgres(&section.open("postgres")?, path)?)),
+    }
+}
+
+fn mongodb(section: &Section<'_>, path: &Path) -> Result<MongodbSource, ConfigError> {
+    let uri = "a URI such as \"mongodb://pitrd@db1,db2,db3/?replicaSet=orders\"";
+    let capture = section.get("capture", "\"oplog\"", |value| match value.as_str()? {
+        "oplog" => Some(MongodbCapture::Oplog),
+        _ => None,
+    })?;
+    Ok(MongodbSource {
+        uri: section.require("uri", uri, |value| {
+            text(value)
+                .filter(|uri| uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://"))
+        })?,
+        password_file: section.get("password_file", FILE, |value| file(value, path))?,
+        capture: capture.unwrap_or(MongodbCapture::Oplog),
+    })
 }
 
 fn postgres(section: &Section<'_>, path: &Path) -> Result<PostgresSource, ConfigError> {

@@ -52,7 +52,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
     ("archive.copy.s3", S3),
     ("archive.s3", S3),
     ("encryption", &["recipients", "key_file"]),
-    ("source", &["postgres"]),
+    ("source", &["postgres", "mongodb"]),
     (
         "source.postgres",
         &[
@@ -64,6 +64,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "wal_directory",
         ],
     ),
+    ("source.mongodb", &["uri", "password_file", "capture"]),
     (
         "segment",
         &["bytes_max", "linger", "compression", "puts_in_flight"],
@@ -254,6 +255,11 @@ impl<'a> Section<'a> {
             .or(self.offset);
         self.source
             .wrong(offset, format!("{key} in [{}] {says}", self.name), None)
+    }
+
+    /// Whether the file gives `key`.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.find(key).is_some()
     }
 
     fn find(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {

@@ -33,8 +33,11 @@ fn the_smallest_file_gets_the_documented_defaults() {
         config.archive.signing_key_file,
         Path::new("/etc/pitrd/orders.signing-key")
     );
-    assert_eq!(config.source.slot, "pitrd");
-    assert!(config.source.create_slot && !config.source.allow_standby);
+    let SourceConfig::Postgres(source) = &config.source else {
+        panic!("the source is PostgreSQL");
+    };
+    assert_eq!(source.slot, "pitrd");
+    assert!(source.create_slot && !source.allow_standby);
     assert_eq!(config.segment.bytes_max, 16 << 20);
     assert_eq!(config.segment.linger, Duration::from_secs(1));
     assert_eq!(config.segment.compression, Compression::Zstd(1));
@@ -80,7 +83,7 @@ level = "debug"
         matches!(&config.encryption, Encryption::KeyFile(path) if path == Path::new("/etc/pitrd/key"))
     );
     assert_eq!(
-        config.source.password_file.as_deref(),
+        config.source.password_file(),
         Some(Path::new("/etc/pitrd/password"))
     );
     assert_eq!(config.segment.bytes_max, 64 << 10);
@@ -313,4 +316,34 @@ fn what_does_not_go_together_in_an_archive_is_refused() {
         let said = with(lines);
         assert!(said.contains(says), "{lines}: {said}");
     }
+}
+
+#[test]
+fn a_mongodb_source_is_one_of_two() {
+    let text = SMALLEST.replace(
+        &SMALLEST[SMALLEST.find("[source").unwrap()..],
+        "[source.mongodb]\nuri = \"mongodb://pitrd:canary@db1/?replicaSet=a\"\npassword_file = \"p\"\n",
+    );
+    let config = parse(&text).unwrap();
+    let SourceConfig::Mongodb(source) = &config.source else {
+        panic!("the source is MongoDB");
+    };
+    assert_eq!(source.capture, MongodbCapture::Oplog);
+    assert_eq!(
+        source.password_file.as_deref(),
+        Some("/etc/pitrd/p".as_ref())
+    );
+    assert!(!format!("{config:?}").contains("canary"));
+    let said = refusal(&format!(
+        "{SMALLEST}\n[source.mongodb]\nuri = \"mongodb://db1\"\n"
+    ));
+    assert!(
+        said.contains("mongodb in [source] stands beside postgres"),
+        "{said}"
+    );
+    let said = refusal(&text.replace("mongodb://", "http://"));
+    assert!(
+        said.contains("uri in [source.mongodb] must be a URI"),
+        "{said}"
+    );
 }

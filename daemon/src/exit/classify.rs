@@ -7,6 +7,9 @@ use pitr_archive::ArchiveError;
 use pitr_archive::keys::KeyError;
 use pitr_archive::object::ObjectError;
 use pitr_archive::store::StoreError;
+use pitr_mongodb::base::BaseError;
+use pitr_mongodb::plan as mongodb_plan;
+use pitr_mongodb::{self as mongodb, EngineError};
 use pitr_postgres::SourceError;
 use pitr_postgres::backup::BackupError;
 use pitr_postgres::capture::CaptureError;
@@ -42,6 +45,10 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
         .or_else(|| cause.downcast_ref().map(capture))
         .or_else(|| cause.downcast_ref().map(plan))
         .or_else(|| cause.downcast_ref().map(backup))
+        .or_else(|| cause.downcast_ref().map(mongodb_engine))
+        .or_else(|| cause.downcast_ref().map(mongodb_source))
+        .or_else(|| cause.downcast_ref().map(mongodb_plan))
+        .or_else(|| cause.downcast_ref().map(mongodb_base))
 }
 
 fn hinted(exit: Exit, hint: &str) -> Verdict {
@@ -232,6 +239,81 @@ fn backup(error: &BackupError) -> Verdict {
         | BackupError::Stream(_)
         | BackupError::Check(_)
         | BackupError::Cache { .. } => (Exit::Unavailable, None),
+    }
+}
+
+fn mongodb_engine(error: &EngineError) -> Verdict {
+    match error {
+        EngineError::Archive(error) => archive(error),
+        EngineError::Source(error) => mongodb_source(error),
+        EngineError::Uri(_) => (Exit::Usage, None),
+        EngineError::Refused { .. } => hinted(
+            Exit::Unavailable,
+            "docs/operations.md lists what the account needs: the built-in role backup on the database admin",
+        ),
+        EngineError::Unsupported(_) => (Exit::No, None),
+        EngineError::Server(_)
+        | EngineError::Answer(_)
+        | EngineError::Behind { .. }
+        | EngineError::Jumped(_) => (Exit::Unavailable, None),
+    }
+}
+
+fn mongodb_source(error: &mongodb::SourceError) -> Verdict {
+    match error {
+        mongodb::SourceError::Unreadable(_) => (Exit::Damage, None),
+        mongodb::SourceError::Engine { .. } | mongodb::SourceError::OtherSet { .. } => hinted(
+            Exit::Fenced,
+            "every deployment has an archive of its own: give this one another url in [archive]",
+        ),
+        mongodb::SourceError::NoReplicaSet(_) => hinted(
+            Exit::Usage,
+            "name the members of a replica set in uri; a single server becomes one with --replSet and rs.initiate()",
+        ),
+        mongodb::SourceError::NotInitiated => hinted(Exit::Unavailable, "run rs.initiate() there"),
+        mongodb::SourceError::Version(_) => (Exit::Usage, None),
+    }
+}
+
+fn mongodb_plan(error: &mongodb_plan::PlanError) -> Verdict {
+    use mongodb_plan::{Moment, PlanError};
+    match error {
+        PlanError::Archive(error) => archive(error),
+        PlanError::Source(error) => mongodb_source(error),
+        PlanError::Base(error) => mongodb_base(error),
+        PlanError::Unreachable {
+            nearest_before,
+            nearest_after,
+            ..
+        } => {
+            let moments: Vec<String> = [nearest_before, nearest_after]
+                .into_iter()
+                .filter_map(|moment| moment.as_ref().map(Moment::to_string))
+                .collect();
+            let hint = match moments.len() {
+                0 => "take a base copy with pitr-tool backup".into(),
+                1 => format!("the nearest moment that can be restored is {}", moments[0]),
+                _ => format!(
+                    "the nearest moments that can be restored are {}",
+                    moments.join(" and ")
+                ),
+            };
+            (Exit::Target, Some(hint))
+        }
+        PlanError::Parts { .. } | PlanError::Segment { .. } => hinted(
+            Exit::Damage,
+            "pitr-tool verify lists everything that is damaged",
+        ),
+    }
+}
+
+fn mongodb_base(error: &BaseError) -> Verdict {
+    match error {
+        BaseError::Archive(error) => archive(error),
+        BaseError::Manifest(_) | BaseError::Contradiction { .. } => hinted(
+            Exit::Damage,
+            "pitr-tool verify lists everything that is damaged",
+        ),
     }
 }
 

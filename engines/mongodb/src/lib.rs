@@ -2,16 +2,27 @@
 //! MongoDB, both directions: capture, base copy, reading the log, planning and restore.
 
 pub mod base;
+pub mod capture;
 mod cluster_time;
+mod connect;
 mod entry;
+mod error;
 pub mod fold;
 pub mod log;
+pub mod plan;
+pub mod preflight;
 pub mod restore;
+mod source;
 mod summary;
+mod target;
 
 pub use cluster_time::{ClusterTime, NotAClusterTime};
+pub use connect::Connection;
 pub use entry::{EntryError, Head, Op, split_documents};
+pub use error::EngineError;
+pub use source::{ENGINE, Majority, Server, Source, SourceError};
 pub use summary::{DataDefinition, LogSummary, NamespaceCounts, SummaryError};
+pub use target::Target;
 
 /// The stream that holds a replica set's oplog.
 pub const OPLOG_STREAM: &str = "oplog";

@@ -143,8 +143,14 @@ impl LogSummary {
         bson::serialize_to_vec(&versioned).expect("numbers and strings are BSON")
     }
 
-    /// Reads what [`Self::encode`] wrote.
+    /// Reads what [`Self::encode`] wrote. An empty summary, which the format allows, tells nothing.
     pub fn decode(bytes: &[u8]) -> Result<Self, SummaryError> {
+        if bytes.is_empty() {
+            return Ok(Self {
+                incomplete: true,
+                ..Self::default()
+            });
+        }
         let summary: Self = bson::deserialize_from_slice(bytes).map_err(|_| SummaryError)?;
         if summary.version != VERSION {
             return Err(SummaryError);
@@ -240,5 +246,6 @@ mod tests {
         let later = bson::serialize_to_vec(&doc! { "version": 2 }).unwrap();
         assert_eq!(LogSummary::decode(&later), Err(SummaryError));
         assert_eq!(LogSummary::decode(b"no"), Err(SummaryError));
+        assert!(LogSummary::decode(b"").unwrap().incomplete);
     }
 }

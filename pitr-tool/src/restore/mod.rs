@@ -113,9 +113,12 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
     }
     let config = place.config()?;
     let reading = Arc::new(place.reading(config.as_ref()).await?);
+    if crate::mongodb::is_engine_of(reading.archive()) {
+        return crate::mongodb::restore::run(place, args).await;
+    }
     let target = &args.target;
     let timeline = target.timeline.map(TimelineId);
-    let plan = plan::plan(&reading, &target.to, target.before, timeline)
+    let plan = plan::plan(&reading, target.postgres()?, target.before, timeline)
         .await
         .context("plan")?;
     let progress = Arc::new(Progress::start("restore", None));

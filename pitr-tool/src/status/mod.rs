@@ -45,6 +45,9 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
     let archive = place.open(config.as_ref()).await?;
     let opener = place.opener(config.as_ref())?;
     let reading = opener.map(|opener| Reading::new(Arc::clone(&archive), opener));
+    if crate::mongodb::is_engine_of(&archive) {
+        return crate::mongodb::status::run(archive, reading, config.as_ref(), args.json).await;
+    }
     let source = Source::of(&archive)?;
     let catalogue = Catalogue::read(&archive)
         .await
@@ -229,7 +232,7 @@ async fn lag(config: Option<&Config>, source: &Source, newest: Option<&Newest>) 
 
 /// Where the server's flushed WAL ends.
 async fn server_end(config: &Config, source: &Source) -> anyhow::Result<(TimelineId, Lsn)> {
-    let info = open::connection(&config.source)?;
+    let info = open::connection(open::postgres(config)?)?;
     let mut client = ReplicationClient::connect(&info, Mode::Physical).await?;
     let identity = client.identify_system().await?;
     client.close().await;

@@ -1,0 +1,161 @@
+//! What the source's catalogue says, word for word: every namespace with its options, its indexes and an estimate of its size.
+
+use bson::spec::BinarySubtype;
+use bson::{Binary, Bson, Document, RawDocumentBuf, Uuid, doc};
+use futures_util::TryStreamExt;
+use mongodb::{Client, Database};
+
+use super::manifest::{Collection, CollectionKind};
+use crate::EngineError;
+
+const NAMESPACE_NOT_FOUND: i32 = 26;
+/// A view on something that is gone or cannot be listed has no indexes either.
+const NOT_A_COLLECTION: [i32; 2] = [166, 59];
+
+/// A namespace, and what copying it takes.
+pub(super) struct Found {
+    pub(super) collection: Collection,
+    /// Documents are copied in one scan, in the order in which they lie.
+    pub(super) ordered: bool,
+    /// The server's estimate.
+    pub(super) bytes: u64,
+    /// The server's estimate.
+    pub(super) documents: u64,
+}
+
+/// Reads it.
+pub(super) async fn read(client: &Client) -> Result<Vec<Found>, EngineError> {
+    let mut all = Vec::new();
+    for db in client.list_database_names().await? {
+        if matches!(db.as_str(), "local" | "config") {
+            continue;
+        }
+        let database = client.database(&db);
+        for info in documents(&database, doc! { "listCollections": 1 }).await? {
+            let name = info
+                .get_str("name")
+                .map_err(|_| EngineError::Answer("name of a collection"))?
+                .to_owned();
+            if !is_private(&db, &name) {
+                all.extend(namespace(&database, name, info).await?);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// What servers keep for themselves. Users and roles stand in the manifest.
+fn is_private(db: &str, name: &str) -> bool {
+    name == "system.profile" || (db == "admin" && name.starts_with("system."))
+}
+
+/// `None`: it was dropped meanwhile.
+async fn namespace(
+    database: &Database,
+    name: String,
+    info: RawDocumentBuf,
+) -> Result<Option<Found>, EngineError> {
+    let kind = match info.get_str("type").unwrap_or("collection") {
+        "view" => CollectionKind::View,
+        "timeseries" => CollectionKind::Timeseries,
+        _ => CollectionKind::Collection,
+    };
+    let uuid = info
+        .get_document("info")
+        .ok()
+        .and_then(|info| info.get_binary("uuid").ok());
+    let uuid = uuid
+        .and_then(|uuid| uuid.bytes.try_into().ok())
+        .map(Uuid::from_bytes);
+    let options = info.get_document("options").ok();
+    let has =
+        |option: &str| options.is_some_and(|options| matches!(options.get(option), Ok(Some(_))));
+    let ordered = options.is_some_and(|options| options.get_bool("capped").unwrap_or(false))
+        || has("clusteredIndex");
+    let target = match uuid {
+        Some(uuid) => Bson::Binary(binary(uuid)),
+        None => Bson::String(name.clone()),
+    };
+    let indexes = match kind {
+        CollectionKind::View => Vec::new(),
+        _ => match documents(database, doc! { "listIndexes": target }).await {
+            Ok(indexes) => indexes,
+            Err(EngineError::Server(error)) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        },
+    };
+    let (bytes, count) = match kind {
+        CollectionKind::Collection => size(database, &name).await?,
+        _ => (0, 0),
+    };
+    let collection = Collection {
+        db: database.name().into(),
+        name,
+        kind,
+        uuid: uuid.filter(|_| kind == CollectionKind::Collection),
+        info,
+        indexes,
+        extents: Vec::new(),
+    };
+    Ok(Some(Found {
+        collection,
+        ordered,
+        bytes,
+        documents: count,
+    }))
+}
+
+pub(super) fn binary(uuid: Uuid) -> Binary {
+    Binary {
+        subtype: BinarySubtype::Uuid,
+        bytes: uuid.bytes().to_vec(),
+    }
+}
+
+/// True if the server says that there is no such collection.
+pub(super) fn is_gone(error: &mongodb::error::Error) -> bool {
+    let code = match &*error.kind {
+        mongodb::error::ErrorKind::Command(command) => command.code,
+        _ => return false,
+    };
+    code == NAMESPACE_NOT_FOUND || NOT_A_COLLECTION.contains(&code)
+}
+
+/// An estimate; nothing but progress and the choice of ranges depends on it.
+async fn size(database: &Database, name: &str) -> Result<(u64, u64), EngineError> {
+    let answer = match database.run_command(doc! { "collStats": name }).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            return match EngineError::from(error) {
+                EngineError::Server(error) if !is_gone(&error) => Err(EngineError::Server(error)),
+                _ => Ok((0, 0)),
+            };
+        }
+    };
+    Ok((number(&answer, "size"), number(&answer, "count")))
+}
+
+fn number(answer: &Document, name: &str) -> u64 {
+    match answer.get(name) {
+        Some(Bson::Int32(number)) => u64::try_from(*number).unwrap_or(0),
+        Some(Bson::Int64(number)) => u64::try_from(*number).unwrap_or(0),
+        Some(Bson::Double(number)) => *number as u64,
+        _ => 0,
+    }
+}
+
+/// The documents that a command answers with, word for word.
+async fn documents(
+    database: &Database,
+    command: Document,
+) -> Result<Vec<RawDocumentBuf>, EngineError> {
+    let mut batches = database.run_cursor_command(command).batch().await?;
+    let mut all = Vec::new();
+    while let Some(batch) = batches.try_next().await? {
+        for document in batch.doc_slices()? {
+            let document = document.ok().and_then(|document| document.as_document());
+            all.push(document.ok_or(EngineError::Answer("documents"))?.to_owned());
+        }
+    }
+    Ok(all)
+}

@@ -1,0 +1,108 @@
+//! Whether the log that a base copy needs is in the archive: the last question before it can be relied on.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pitr_archive::object::StreamName;
+use pitr_archive::reader::LogReader;
+use pitr_archive::{Archive, ArchiveError};
+use tokio::time::Instant;
+
+use crate::{ClusterTime, OPLOG_STREAM};
+
+const POLL: Duration = Duration::from_millis(500);
+
+/// What of a base copy's log is durable in the archive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogCover {
+    /// All of it: the copy can be restored now.
+    Complete,
+    /// Not yet all: it can be restored once the daemon has archived up to its end.
+    Behind {
+        /// The durable end, exclusive; `None` if nothing is archived.
+        durable: Option<ClusterTime>,
+    },
+    /// The archive's unbroken log begins after the copy's start: it can never be restored.
+    StartsLate {
+        /// Where the log begins.
+        from: ClusterTime,
+    },
+}
+
+/// Waits until the archive holds the positions `needs`, at most for `limit`. Reads headers only.
+pub(super) async fn wait_for_log(
+    archive: &Arc<Archive>,
+    needs: Range<u64>,
+    limit: Duration,
+) -> Result<LogCover, ArchiveError> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let cover = judge(&runs(archive).await?, &needs);
+        let wait = POLL.min(deadline.saturating_duration_since(Instant::now()));
+        if !matches!(cover, LogCover::Behind { .. }) || wait.is_zero() {
+            return Ok(cover);
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Where the archive's last unbroken log begins.
+pub(super) async fn log_start(archive: &Arc<Archive>) -> Result<Option<ClusterTime>, ArchiveError> {
+    let runs = runs(archive).await?;
+    Ok(runs.last().map(|run| ClusterTime(run.start)))
+}
+
+async fn runs(archive: &Arc<Archive>) -> Result<Vec<Range<u64>>, ArchiveError> {
+    let stream = StreamName::new(OPLOG_STREAM).expect("letters are the name of a stream");
+    let reader = LogReader::new(Arc::clone(archive), stream);
+    let end = reader.end().await?;
+    Ok(reader
+        .runs(&end)
+        .await?
+        .into_iter()
+        .map(|run| run.positions)
+        .collect())
+}
+
+/// `runs` are the unbroken ones, oldest first.
+fn judge(runs: &[Range<u64>], needs: &Range<u64>) -> LogCover {
+    let begins = |run: &Range<u64>| run.start <= needs.start;
+    match runs.last() {
+        _ if runs.iter().any(|run| begins(run) && run.end >= needs.end) => LogCover::Complete,
+        Some(last) if !begins(last) => LogCover::StartsLate {
+            from: ClusterTime(last.start),
+        },
+        last => LogCover::Behind {
+            durable: last.map(|last| ClusterTime(last.end)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_covered_only_from_its_start_to_its_end() {
+        let cover = |runs: &[(u64, u64)]| {
+            let runs: Vec<_> = runs.iter().map(|&(start, end)| start..end).collect();
+            judge(&runs, &(100..200))
+        };
+        assert_eq!(cover(&[]), LogCover::Behind { durable: None });
+        assert_eq!(
+            cover(&[(0, 199)]),
+            LogCover::Behind {
+                durable: Some(ClusterTime(199))
+            }
+        );
+        assert_eq!(cover(&[(100, 200)]), LogCover::Complete);
+        assert_eq!(cover(&[(0, 250), (260, 300)]), LogCover::Complete);
+        assert_eq!(
+            cover(&[(0, 90), (101, 300)]),
+            LogCover::StartsLate {
+                from: ClusterTime(101)
+            }
+        );
+    }
+}

@@ -1,0 +1,175 @@
+//! Capture: from the source's log into the archive's log writer.
+//!
+//! `run` reconnects for ever; `session` is one connection; `place` decides where to go on, and whether the source's log is still the
+//! one that was archived; `oplog` moves entries; `annotate` notes what they are; `majority` watches how far the set is.
+
+mod annotate;
+mod intake;
+mod majority;
+mod oplog;
+mod place;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use pitr_archive::writer::{Compressor, LogSettings, Writer};
+use tokio::sync::watch;
+
+use crate::connect::Connection;
+use crate::source::{Server, Source};
+use crate::{ClusterTime, EngineError};
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(15);
+
+/// What to capture, and how.
+#[derive(Clone, Debug)]
+pub struct CaptureSettings {
+    /// How to connect.
+    pub connection: Connection,
+    /// Go on although the store lost segments that it had: a break is recorded.
+    pub accept_break: bool,
+    /// How the log is cut.
+    pub log: LogSettings,
+}
+
+/// Where the capture is; published as it changes.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct CaptureStatus {
+    /// Entries are being received; false while there is no connection.
+    pub streaming: bool,
+    /// Received from the source up to here, inclusive.
+    pub received: ClusterTime,
+    /// Durable in the store up to here, exclusive.
+    pub durable: ClusterTime,
+    /// Wall time of the last durable entry, µs since the Unix epoch.
+    pub durable_wall: i64,
+    /// What a majority of the set has.
+    pub majority: ClusterTime,
+    /// Its wall time, µs since the Unix epoch.
+    pub majority_wall: i64,
+    /// Entries are received that are not durable yet.
+    pub pending: bool,
+    /// Breaks that had to be recorded since the start: each demands a new base copy.
+    pub gaps: u64,
+}
+
+impl CaptureStatus {
+    /// Seconds of the source's log that the store does not have yet.
+    #[must_use]
+    pub fn lag_seconds(&self) -> f64 {
+        if !self.pending && self.received >= self.majority {
+            return 0.0;
+        }
+        (self.majority_wall - self.durable_wall).max(0) as f64 / 1e6
+    }
+}
+
+/// The feature compatibility version as it was last seen, shared with the annotator.
+type Fcv = Arc<Mutex<String>>;
+
+/// What was sent last to the writer, to be recognised by the next session of this process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Last {
+    ts: ClusterTime,
+    term: i64,
+}
+
+/// One capture.
+struct Capture {
+    writer: Arc<Writer>,
+    settings: CaptureSettings,
+    source: Source,
+    compressor: Compressor,
+    status: watch::Sender<CaptureStatus>,
+    shutdown: watch::Receiver<bool>,
+    last: Option<Last>,
+}
+
+/// Captures until `shutdown` becomes true; then closes the open segment and waits until it is durable. Reconnects for as long as
+/// it takes.
+///
+/// # Errors
+/// What waiting cannot mend: another replica set, a fenced writer, a store that lost segments, an account that may not read the
+/// oplog at the first connection.
+pub async fn run(
+    writer: Arc<Writer>,
+    settings: CaptureSettings,
+    status: watch::Sender<CaptureStatus>,
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), EngineError> {
+    let source = Source::of(writer.archive()).map_err(EngineError::from)?;
+    let mut capture = Capture {
+        writer,
+        settings,
+        source,
+        compressor: Compressor::new(),
+        status,
+        shutdown,
+        last: None,
+    };
+    let (mut backoff, mut streamed_once) = (BACKOFF_FIRST, false);
+    loop {
+        if *capture.shutdown.borrow() {
+            return Ok(());
+        }
+        let Err(error) = capture.session().await else {
+            return Ok(());
+        };
+        let streamed = capture.status.borrow().streaming;
+        capture
+            .status
+            .send_modify(|status| status.streaming = false);
+        streamed_once |= streamed;
+        if error.is_permanent(streamed_once) {
+            return Err(error);
+        }
+        if streamed {
+            backoff = BACKOFF_FIRST;
+        }
+        tracing::warn!(%error, retry_ms = backoff.as_millis() as u64, "capture was interrupted; connecting again");
+        capture.pause(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+impl Capture {
+    /// One connection, for as long as it lasts; ends well only when we are asked to stop and all is durable.
+    async fn session(&mut self) -> Result<(), EngineError> {
+        let client = self.settings.connection.client()?;
+        let server = self.until_stop(Server::ask(&client)).await?;
+        let Some(server) = server else {
+            return Ok(());
+        };
+        self.source.check(&server.source)?;
+        let ended = match self.place(&client, &server).await? {
+            Some(place) => self.tail(&client, &server, place).await,
+            None => Ok(()),
+        };
+        client.shutdown().immediate(true).await;
+        ended
+    }
+
+    /// `None` if we are asked to stop before `work` is done.
+    async fn until_stop<T>(
+        &self,
+        work: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<Option<T>, EngineError> {
+        let mut shutdown = self.shutdown.clone();
+        tokio::select! {
+            done = work => done.map(Some),
+            _ = shutdown.wait_for(|&stop| stop) => Ok(None),
+        }
+    }
+
+    /// Waits with jitter, or until we are asked to stop.
+    async fn pause(&mut self, longest: Duration) {
+        let nanos = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.subsec_nanos());
+        let wait = longest.mul_f64(0.5 + f64::from(nanos % 1000) / 2000.0);
+        let asked = self.shutdown.wait_for(|&stop| stop);
+        // Both ways of waking up lead to the same next step.
+        let _ = tokio::time::timeout(wait, asked).await;
+    }
+}

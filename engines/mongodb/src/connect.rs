@@ -1,0 +1,99 @@
+//! A session with the source, through the official driver: from the URI of the configuration to a client.
+
+use std::fmt;
+use std::time::Duration;
+
+use mongodb::Client;
+use mongodb::options::{ClientOptions, Credential};
+
+use crate::EngineError;
+
+/// A server that does not answer for so long is not there.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How servers' logs name us, unless the URI says otherwise.
+const APPLICATION: &str = "pitrd";
+
+/// How to connect. Holds a password, which `Debug` does not show.
+#[derive(Clone)]
+pub struct Connection {
+    options: ClientOptions,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("hosts", &self.options.hosts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// From a URI as MongoDB's drivers have them; `password` replaces the URI's. A name below `mongodb+srv://` is resolved here.
+    ///
+    /// # Errors
+    /// [`EngineError::Uri`], which does not quote the URI: it may hold a password.
+    pub async fn parse(uri: &str, password: Option<String>) -> Result<Self, EngineError> {
+        let mut options = ClientOptions::parse(uri).await.map_err(|error| {
+            // What the driver quotes of a URI without user cannot be a password.
+            let said = if uri.contains('@') {
+                String::new()
+            } else {
+                format!(": {error}")
+            };
+            EngineError::Uri(format!("it is not one that MongoDB's driver reads{said}"))
+        })?;
+        options.app_name.get_or_insert_with(|| APPLICATION.into());
+        options.server_selection_timeout.get_or_insert(PATIENCE);
+        options.connect_timeout.get_or_insert(PATIENCE);
+        if let Some(password) = password {
+            let Some(credential) = &mut options.credential else {
+                return Err(EngineError::Uri(
+                    "password_file is given and the uri names no user".into(),
+                ));
+            };
+            credential.password = Some(password);
+        }
+        Ok(Self { options })
+    }
+
+    /// The user, if there is one.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        let Credential { username, .. } = self.options.credential.as_ref()?;
+        username.as_deref()
+    }
+
+    /// A client with connections of its own.
+    pub fn client(&self) -> Result<Client, EngineError> {
+        Ok(Client::with_options(self.options.clone())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_uri_that_is_refused_is_not_quoted() {
+        for wrong in [
+            "mongodb://user:canary@",
+            "mongodb://user:can@ary@host/",
+            "postgres://user:canary@host",
+        ] {
+            let error = Connection::parse(wrong, None).await.unwrap_err();
+            assert!(
+                !error.to_string().contains("canary") && !error.to_string().contains("can@"),
+                "{error}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_password_file_s_password_belongs_to_the_uri_s_user() {
+        let parse = |uri: &'static str| Connection::parse(uri, Some("canary".into()));
+        let connection = parse("mongodb://backup@host/").await.unwrap();
+        assert_eq!(connection.user(), Some("backup"));
+        assert!(!format!("{connection:?}").contains("canary"));
+        assert!(parse("mongodb://host/").await.is_err());
+    }
+}

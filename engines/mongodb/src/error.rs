@@ -1,0 +1,89 @@
+//! What can go wrong with a source, by what the caller does next.
+
+use mongodb::error::ErrorKind;
+use pitr_archive::ArchiveError;
+
+use crate::source::SourceError;
+
+const UNAUTHORIZED: [i32; 2] = [13, 8000];
+const AUTHENTICATION_FAILED: i32 = 18;
+
+/// An end of work with a source.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The connection string cannot be used.
+    #[error("uri in [source.mongodb]: {0}")]
+    Uri(String),
+    /// The server does not let us do what we need.
+    #[error("the server refuses {what}: {message}")]
+    Refused {
+        /// What was asked.
+        what: &'static str,
+        /// What it says.
+        message: String,
+    },
+    /// The server or the way to it failed.
+    #[error("the server: {0}")]
+    Server(#[source] mongodb::error::Error),
+    /// The server said something that it never says.
+    #[error("the server's answer has no {0}")]
+    Answer(&'static str),
+    /// The server is not the archive's source, or none that we can read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The archive failed.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A member that has less than what is archived: one that lags, or a set that was restored from an older copy.
+    #[error(
+        "the server's majority has only reached {majority}, and {durable} is archived; waiting for it"
+    )]
+    Behind {
+        /// The server's.
+        majority: crate::ClusterTime,
+        /// Ours.
+        durable: crate::ClusterTime,
+    },
+    /// The server sent entries that do not continue what it sent before.
+    #[error("the oplog jumped: {0}")]
+    Jumped(String),
+    /// What is archived is not restorable by the way it would be taken.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+impl From<mongodb::error::Error> for EngineError {
+    fn from(error: mongodb::error::Error) -> Self {
+        match &*error.kind {
+            ErrorKind::Authentication { message, .. } => Self::Refused {
+                what: "the login",
+                message: message.clone(),
+            },
+            ErrorKind::Command(command) if command.code == AUTHENTICATION_FAILED => Self::Refused {
+                what: "the login",
+                message: command.message.clone(),
+            },
+            ErrorKind::Command(command) if UNAUTHORIZED.contains(&command.code) => Self::Refused {
+                what: "a command",
+                message: command.message.clone(),
+            },
+            _ => Self::Server(error),
+        }
+    }
+}
+
+impl EngineError {
+    /// True if waiting cannot help. A server that let us in once is waited for whatever it says: passwords expire and are renewed.
+    #[must_use]
+    pub fn is_permanent(&self, streamed_once: bool) -> bool {
+        match self {
+            // The position is read back from the store, and the server sends the entries again.
+            Self::Archive(ArchiveError::Discontinuous { .. }) => false,
+            Self::Archive(error) => error.is_permanent(),
+            Self::Source(SourceError::NotInitiated) => false,
+            Self::Source(_) => true,
+            Self::Uri(_) | Self::Refused { .. } | Self::Unsupported(_) => !streamed_once,
+            Self::Server(_) | Self::Answer(_) | Self::Behind { .. } | Self::Jumped(_) => false,
+        }
+    }
+}
