@@ -8,6 +8,7 @@ mod connect;
 mod entry;
 mod error;
 pub mod fold;
+pub mod history;
 pub mod log;
 pub mod plan;
 pub mod preflight;

@@ -16,6 +16,8 @@ use super::RestoreError;
 use crate::ClusterTime;
 use crate::base::BaseReader;
 use crate::fold::catalogue::{Catalogue, Collection, from_base};
+use crate::fold::key::{Key, key};
+use crate::fold::raw::Document;
 use crate::fold::{Documents, Entry, FoldError, Folded, Keep, Limits, Sink, Unwrapper, Wanted};
 use crate::log::Entries;
 
@@ -164,6 +166,27 @@ impl Fold {
             each(handle, entries, &mut unwrapper, &mut effect)
         })
         .await
+    }
+
+    /// The base copy's row of `collection` whose `_id` has this key in no collection's name.
+    pub(crate) async fn row(
+        &self,
+        collection: &crate::base::Collection,
+        wanted: Key,
+    ) -> Result<Option<Vec<u8>>, RestoreError> {
+        let mut rows = pin!(self.base.documents(collection));
+        let mut found = None;
+        while let Some(rows) = rows.next().await.transpose()? {
+            let mut rest = rows.as_slice();
+            while let Ok((document, after)) = Document::split(rest) {
+                let id = document.get("_id").ok().flatten();
+                if id.is_some_and(|id| key(0, id) == wanted) {
+                    found = Some(document.bytes().to_vec());
+                }
+                rest = after;
+            }
+        }
+        Ok(found)
     }
 
     async fn entries(&self) -> Result<Entries, RestoreError> {
