@@ -33,17 +33,21 @@ pub fn connection(source: &PostgresSource) -> anyhow::Result<ConnInfo> {
 
 /// How to connect to a MongoDB source.
 pub async fn mongodb(source: &MongodbSource) -> anyhow::Result<pitr_mongodb::Connection> {
-    let password = source
-        .password_file
-        .as_deref()
-        .map(password_line)
-        .transpose()?;
+    let connection = deployment(&source.uri, source.password_file.as_deref()).await;
+    connection.context("read uri in [source.mongodb]")
+}
+
+/// How to connect to any deployment of MongoDB.
+pub async fn deployment(
+    uri: &str,
+    password_file: Option<&Path>,
+) -> anyhow::Result<pitr_mongodb::Connection> {
+    let password = password_file.map(password_line).transpose()?;
     let password = password.map(|line| {
         let text = String::from_utf8(line);
         text.map_err(|_| Refusal::new(Exit::Keys, "the password file does not hold text"))
     });
-    let connection = pitr_mongodb::Connection::parse(&source.uri, password.transpose()?).await;
-    connection.context("read uri in [source.mongodb]")
+    Ok(pitr_mongodb::Connection::parse(uri, password.transpose()?).await?)
 }
 
 /// The PostgreSQL source of a configuration, for what only PostgreSQL has.

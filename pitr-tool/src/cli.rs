@@ -5,7 +5,9 @@ use clap::{Parser, Subcommand};
 use pitrd::exit::Exit;
 
 use crate::place::Place;
-use crate::{backup, init, keygen, manual, plan, policy, restore, status, sync, verify, wal_fetch};
+use crate::{
+    backup, init, keygen, manual, mongodb, plan, policy, restore, status, sync, verify, wal_fetch,
+};
 
 /// Plans and makes recoveries from an archive that pitrd wrote.
 #[derive(Debug, Parser)]
@@ -38,8 +40,10 @@ pub enum Command {
     Sync(sync::Args),
     /// Print the least IAM policy for an archive in S3
     Policy(policy::Args),
-    /// Bring the cluster back as it was at a moment
+    /// Bring the cluster, or of MongoDB any part of it, back as it was at a moment
     Restore(restore::Args),
+    /// Show every version of a document of MongoDB
+    History(mongodb::history::Args),
     /// Fetch one WAL file for a recovering server: its restore_command
     WalFetch(wal_fetch::Args),
     /// Keep WAL files ready ahead of a recovering server
@@ -75,6 +79,7 @@ impl Cli {
             Command::Policy(args) => policy::run(&self.place, args),
             Command::Backup(args) => run_async(backup::run(&self.place, args)),
             Command::Restore(args) => run_async(restore::run(&self.place, args)),
+            Command::History(args) => run_async(mongodb::history::run(&self.place, args)),
             Command::WalFetch(args) => wal_fetch::run(&self.place, args),
             Command::WalPrefetch(args) => run_async(wal_fetch::prefetch(&self.place, args)),
             Command::Completions(args) => manual::completions(args),

@@ -63,6 +63,13 @@ impl Connection {
         username.as_deref()
     }
 
+    /// The hosts, as they are shown.
+    #[must_use]
+    pub fn hosts(&self) -> String {
+        let hosts: Vec<String> = self.options.hosts.iter().map(ToString::to_string).collect();
+        hosts.join(",")
+    }
+
     /// A client with connections of its own.
     pub fn client(&self) -> Result<Client, EngineError> {
         Ok(Client::with_options(self.options.clone())?)

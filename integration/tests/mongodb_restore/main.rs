@@ -2,6 +2,7 @@
 //! against the quiesced source.
 
 mod by_hand;
+mod by_tool;
 mod compare;
 mod workload;
 

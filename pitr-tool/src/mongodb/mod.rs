@@ -2,6 +2,8 @@
 //! own module, which looks at the archive's engine first.
 
 pub mod backup;
+pub mod history;
+mod id;
 pub mod plan;
 pub mod restore;
 pub mod status;

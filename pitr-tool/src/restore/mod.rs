@@ -19,6 +19,7 @@ use pitrd::exit::{Exit, Refusal};
 pub use report::{Recovered, Report, Stop};
 pub(crate) use server_command::archive_arguments;
 
+use crate::mongodb::restore::MongodbArgs;
 use crate::output;
 use crate::place::Place;
 use crate::progress::Progress;
@@ -35,7 +36,8 @@ pub struct Args {
     /// Where the recovery should end.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// Directory for the cluster: new, empty, or left by a restore of the same plan that was interrupted
+    /// Directory for the cluster: new, empty, or left by a restore of the same plan that was interrupted. Of MongoDB a directory for
+    /// files that mongorestore reads, or a deployment: mongodb://…
     #[arg(long, value_name = "DIR")]
     pub into: PathBuf,
     /// Puts the tablespace that was at OLD to NEW; once for each tablespace
@@ -56,6 +58,9 @@ pub struct Args {
     /// Print JSON, as docs/cli.md documents it
     #[arg(long)]
     pub json: bool,
+    /// What only archives of MongoDB have.
+    #[command(flatten)]
+    pub mongodb: MongodbArgs,
 }
 
 /// What the server does at the target.
@@ -114,7 +119,11 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
     let config = place.config()?;
     let reading = Arc::new(place.reading(config.as_ref()).await?);
     if crate::mongodb::is_engine_of(reading.archive()) {
-        return crate::mongodb::restore::run(place, args).await;
+        return crate::mongodb::restore::run(reading, args).await;
+    }
+    if args.mongodb.is_given() {
+        let message = "--only, --rename, --filter, --id and what goes with them belong to archives of MongoDB";
+        return Err(Refusal::new(Exit::Usage, message).into());
     }
     let target = &args.target;
     let timeline = target.timeline.map(TimelineId);

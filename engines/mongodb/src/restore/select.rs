@@ -1,6 +1,7 @@
 //! What is restored of the state at the target, and under which names.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::str::FromStr;
 
 use bson::Uuid;
@@ -48,6 +49,15 @@ impl FromStr for Name {
             db: db.to_owned(),
             collection: collection.map(str::to_owned),
         })
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.collection {
+            Some(collection) => write!(f, "{}.{collection}", self.db),
+            None => f.write_str(&self.db),
+        }
     }
 }
 
@@ -264,11 +274,7 @@ impl Selection {
                         || target.role == Role::Views)
             };
             if !selected.targets.iter().any(is_it) {
-                let name = only
-                    .collection
-                    .as_ref()
-                    .map_or(only.db.clone(), |name| format!("{}.{name}", only.db));
-                return refused(format!("there is nothing called {name} at the target"));
+                return refused(format!("there is nothing called {only} at the target"));
             }
         }
         for rename in &self.rename {
