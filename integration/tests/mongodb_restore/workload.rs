@@ -473,7 +473,7 @@ async fn documents(client: &Client) {
         client,
         "shop.times",
         doc! { "_id": 1 },
-        doc! { "$set": { "x.y.z": [], "$literal": 1 } },
+        doc! { "$set": { "x.y.z": [] } },
     )
     .await;
     for (number, array) in (0..40).map(|number| (number, vec![number; number as usize])) {

@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex};
 
 use super::extjson::{Form, document, quoted};
 use super::select::{Role, Selected, Selection, Target};
-use super::special::{Sifted, Special, View, is_auth_schema};
-use super::{Event, Fold, RestoreError, Restored, Summary, Watch, picked_files, series, wanted};
+use super::special::{Sifted, Special, View};
+use super::{
+    Event, Fold, RestoreError, Restored, Summary, Watch, accounts, check_names, picked_files,
+    series, wanted,
+};
 use crate::fold::catalogue::options;
 use crate::fold::raw::{Builder, Document};
 use crate::fold::{Batch, FoldError, Sink};
@@ -39,10 +42,11 @@ pub async fn into_directory(
     directory: &Directory,
     watch: &Watch,
 ) -> Result<Summary, RestoreError> {
-    directory.prepare()?;
     let state = fold.catalogue().await?;
     let selected = Arc::new(selection.pick(state.collections, state.dropped)?);
+    check_names(fold, &selected, selection).await?;
     let files = picked_files(fold, &selected, selection).await?;
+    directory.prepare()?;
     let special = Arc::new(Special::new(&selected));
     let sink = Sifted {
         special: Arc::clone(&special),
@@ -279,11 +283,11 @@ fn write_view(root: &Path, view: &View) -> Result<(), RestoreError> {
 /// Writes users and roles, and how they are stored, which mongorestore wants to know.
 fn accounts(root: &Path, special: &Special) -> Result<(u64, u64), RestoreError> {
     let (users, roles) = (special.of(Role::Users), special.of(Role::Roles));
-    let mut version = special.of(Role::Version);
-    version.retain(|document| is_auth_schema(document));
-    if users.is_empty() && roles.is_empty() {
-        version.clear();
-    }
+    let version = if users.is_empty() && roles.is_empty() {
+        Vec::new()
+    } else {
+        vec![accounts::version()]
+    };
     for (name, documents) in [
         ("system.users", &users),
         ("system.roles", &roles),

@@ -1,6 +1,7 @@
 //! Restore: the state at a cluster time, into files or into a deployment. `run` folds base copy and log, `select` says what of it is
 //! wanted and under which names, `directory` writes files that mongorestore reads, `load` fills a deployment once.
 
+mod accounts;
 mod directory;
 mod error;
 pub mod extjson;
@@ -145,6 +146,52 @@ fn cap(target: &Target) -> Cap {
         bytes: number("size").unwrap_or(u64::MAX),
         documents: number("max").unwrap_or(u64::MAX),
     }
+}
+
+/// Refuses names that are neither of a collection nor of a view. Views stand in documents, so they are folded first where a name can
+/// only be theirs: nothing is touched for a name that does not exist.
+async fn check_names(
+    fold: &Fold,
+    selected: &Selected,
+    selection: &Selection,
+) -> Result<(), RestoreError> {
+    let names = |only: &&Name| {
+        let mut targets = selected
+            .targets
+            .iter()
+            .filter(|target| target.role != Role::Views);
+        only.collection.as_ref().is_some_and(|name| {
+            !targets.any(|target| {
+                let stored = &target.collection.name;
+                target.collection.db == only.db
+                    && stored.strip_prefix(select::BUCKETS).unwrap_or(stored) == name
+            })
+        })
+    };
+    let unknown: Vec<&Name> = selection.only.iter().filter(names).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let mut views = selected.clone();
+    views.targets.retain(|target| target.role == Role::Views);
+    let rest = selected
+        .targets
+        .iter()
+        .filter(|target| target.role != Role::Views);
+    views
+        .others
+        .extend(rest.map(|target| target.collection.uuid));
+    let special = Arc::new(special::Special::new(&views));
+    let wanted = wanted(&views, &Selection::default(), None);
+    fold.documents(wanted, views.others, Arc::clone(&special) as _)
+        .await?;
+    for only in unknown {
+        if !special.has_view(&only.db, only.collection.as_deref().unwrap_or_default()) {
+            let reason = format!("there is nothing called {only} at the target");
+            return Err(RestoreError::Request(reason));
+        }
+    }
+    Ok(())
 }
 
 /// The files of GridFS that a selection by content picks; `None` if it does not concern GridFS.

@@ -12,7 +12,7 @@ use pitr_archive::catalogue::BackupId;
 use pitr_archive::object::StreamName;
 use tokio::runtime::Handle;
 
-use super::RestoreError;
+use super::{RestoreError, accounts};
 use crate::ClusterTime;
 use crate::base::BaseReader;
 use crate::fold::catalogue::{Catalogue, Collection, from_base};
@@ -101,20 +101,24 @@ impl Fold {
 
     /// Folds the catalogue.
     pub async fn catalogue(&self) -> Result<State, RestoreError> {
-        let base = self
-            .base
-            .manifest()
-            .collections
-            .iter()
-            .filter_map(from_base);
+        let base = self.base.manifest().collections.iter();
+        let base = base.filter(|found| !accounts::is_internal(&found.db, &found.name));
+        let base = base.filter_map(from_base).chain(accounts::collections());
         let mut catalogue = Catalogue::new(base);
         let scratch = self.limits.scratch.clone();
         let entries = self.entries().await?;
         let (catalogue, count) = blocking(move |handle| {
             let mut unwrapper = Unwrapper::new(Keep::Commands, scratch);
-            let count = each(handle, entries, &mut unwrapper, &mut |entry| {
-                catalogue.apply(entry)
-            })?;
+            let count = each(
+                handle,
+                entries,
+                &mut unwrapper,
+                &mut |entry| match accounts::by_name(entry)? {
+                    Some(entry) => catalogue.apply(&entry),
+                    None if accounts::is_version(entry) => catalogue.apply(entry),
+                    None => Ok(()),
+                },
+            )?;
             Ok((catalogue, count))
         })
         .await?;
@@ -144,11 +148,20 @@ impl Fold {
         let entries = self.entries().await?;
         blocking(move |handle| {
             let mut documents = documents;
+            for (uuid, rows) in accounts::rows(base.manifest()) {
+                documents.base(uuid, &rows)?;
+            }
             rows(handle, &base, &uuids, &mut documents, &watch)?;
             let mut unwrapper = Unwrapper::new(Keep::All, scratch);
-            each(handle, entries, &mut unwrapper, &mut |entry| {
-                documents.apply(entry)
-            })?;
+            each(
+                handle,
+                entries,
+                &mut unwrapper,
+                &mut |entry| match accounts::by_name(entry)? {
+                    Some(entry) => documents.apply(&entry),
+                    None => Ok(()),
+                },
+            )?;
             Ok(documents.finish(sink.as_ref())?)
         })
         .await

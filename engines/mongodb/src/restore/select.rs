@@ -102,8 +102,6 @@ pub enum Role {
     Users,
     /// Holds roles.
     Roles,
-    /// Says how users are stored.
-    Version,
 }
 
 /// A collection that is restored.
@@ -221,7 +219,6 @@ impl Selection {
         let (role, name) = match (db, stored) {
             ("admin", "system.users") => (Role::Users, stored),
             ("admin", "system.roles") => (Role::Roles, stored),
-            ("admin", "system.version") => (Role::Version, stored),
             (_, "system.views") => (Role::Views, stored),
             (_, "system.js") => (Role::Plain, stored),
             (_, stored) if stored.starts_with(BUCKETS) => (Role::Buckets, &stored[BUCKETS.len()..]),
@@ -246,7 +243,7 @@ impl Selection {
             Role::Views => {
                 (self.only.is_empty() || self.only.iter().any(|only| only.db == db)) && !by_content
             }
-            Role::Users | Role::Roles | Role::Version => {
+            Role::Users | Role::Roles => {
                 (self.only.is_empty() || self.names(db, name)) && !by_content
             }
         };

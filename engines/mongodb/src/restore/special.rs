@@ -58,6 +58,18 @@ impl Special {
         documents
     }
 
+    /// Whether there is a view `db.name`, time series included.
+    pub(super) fn has_view(&self, db: &str, name: &str) -> bool {
+        let id = format!("{db}.{name}");
+        let is_it = |document: &Vec<u8>| {
+            let found = Document::new(document)
+                .ok()
+                .and_then(|document| document.get("_id").ok()?);
+            found.and_then(Value::text) == Some(id.as_str())
+        };
+        self.of(Role::Views).iter().any(is_it)
+    }
+
     /// The views that are wanted. Those that show time series come with the series.
     pub(super) fn views(&self, selection: &Selection) -> Vec<View> {
         let documents = self.of(Role::Views);
@@ -90,12 +102,12 @@ fn view(document: Document<'_>, selection: &Selection) -> Option<View> {
     })
 }
 
-/// Whether `document` says how users are stored.
-pub(super) fn is_auth_schema(document: &[u8]) -> bool {
-    let id = Document::new(document)
-        .ok()
-        .and_then(|document| document.get("_id").ok().flatten());
-    id.and_then(Value::text) == Some("authSchema")
+/// Takes nothing but what is special.
+impl Sink for Special {
+    fn documents(&self, collection: u32, batch: Batch) -> Result<(), FoldError> {
+        self.keep(collection, batch);
+        Ok(())
+    }
 }
 
 /// Passes on what is not special.

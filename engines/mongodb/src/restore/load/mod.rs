@@ -15,7 +15,7 @@ use mongodb::Client;
 
 use super::select::{Role, Selected, Selection};
 use super::special::{Sifted, Special};
-use super::{Fold, RestoreError, Restored, Summary, Watch, picked_files, wanted};
+use super::{Fold, RestoreError, Restored, Summary, Watch, check_names, picked_files, wanted};
 use crate::fold::Folded;
 
 pub use room::MARK_DATABASE;
@@ -51,6 +51,7 @@ pub async fn into_deployment(
 ) -> Result<Summary, RestoreError> {
     let state = fold.catalogue().await?;
     let selected = Arc::new(selection.pick(state.collections, state.dropped)?);
+    check_names(fold, &selected, selection).await?;
     let files = picked_files(fold, &selected, selection).await?;
     let special = Arc::new(Special::new(&selected));
     let wanted = wanted(&selected, selection, files);
