@@ -66,6 +66,8 @@ pub struct Way {
     pub write_bytes: u64,
     /// All that is fetched from the store.
     pub download_bytes: u64,
+    /// Number of a segment behind `latest` that is missing although there are later ones.
+    pub missing_segment: Option<u64>,
 }
 
 /// The record where replay stops.
@@ -165,7 +167,17 @@ pub fn way(plan: &Plan, write_bytes: u64) -> Way {
             .sum(),
         write_bytes,
         download_bytes: plan.base_bytes + plan.log_bytes(),
+        missing_segment: plan.missing,
     }
+}
+
+/// What is said of a segment that is missing behind `latest`.
+#[must_use]
+pub fn missing(seq: u64) -> String {
+    format!(
+        "latest ends before segment {seq}, which is missing although there are later ones: a daemon is putting it, or was killed while \
+         it did and has not been started since. Nothing behind it was acknowledged, unless it was deleted in the last minute or so"
+    )
 }
 
 /// What is said of a target that cannot be reached; `None` if the plan failed for another reason.
@@ -232,7 +244,11 @@ impl fmt::Display for Way {
         writeln!(
             f,
             "fetches    {download}, {segments} segments of WAL among it"
-        )
+        )?;
+        match self.missing_segment {
+            Some(seq) => writeln!(f, "warning    {}", missing(seq)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -267,6 +283,7 @@ mod tests {
                 step(1, "0/2000000", "0/3000000"),
                 step(2, "0/3000000", "0/5000028"),
             ],
+            missing: Some(7),
         }
     }
 
@@ -287,6 +304,7 @@ mod tests {
             "WAL        timeline 2: 0/3000000 to 0/5000028\n",
             "writes     1.0 GiB of files, replays 48.0 MiB of WAL\n",
             "fetches    6.8 KiB, 4 segments of WAL among it\n",
+            "warning    latest ends before segment 7, which is missing",
         ] {
             assert!(text.contains(line), "{line}{text}");
         }
@@ -299,6 +317,7 @@ mod tests {
         assert_eq!(json["path"][1]["to_lsn"], "0/5000028");
         assert_eq!(json["download_bytes"], 7000);
         assert_eq!(json["first_left_out"], serde_json::Value::Null);
+        assert_eq!(json["missing_segment"], 7);
     }
 
     #[test]

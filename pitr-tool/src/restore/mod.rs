@@ -130,6 +130,9 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
     let plan = plan::plan(&reading, target.postgres()?, target.before, timeline)
         .await
         .context("plan")?;
+    if let Some(seq) = plan.missing {
+        eprintln!("warning: {}", crate::plan::missing(seq));
+    }
     let progress = Arc::new(Progress::start("restore", None));
     let options = RestoreOptions {
         into: args.into.clone(),

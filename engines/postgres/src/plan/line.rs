@@ -23,8 +23,8 @@ pub(crate) struct Share {
     pub(crate) covered: Option<i64>,
     /// The last known head names a segment that is no longer there.
     pub(crate) tail_lost: bool,
-    /// Behind the last run, and a missing number, there are segments.
-    pub(crate) hole: bool,
+    /// A number behind the last run that is missing although there are segments behind it, and no head says that it was durable.
+    pub(crate) missing: Option<u64>,
 }
 
 /// Unbroken WAL on one timeline.
@@ -53,7 +53,7 @@ pub(crate) struct Island {
 pub(crate) enum Ends {
     /// The archive ends there: nothing is known to follow.
     Open,
-    /// Nobody knows what follows: a gap, a hole, a lost tail.
+    /// Nobody knows what follows: a gap, a lost tail.
     Broken,
     /// A record that the source's own recovery would stop at.
     Damaged(Lsn),
@@ -125,7 +125,7 @@ impl Line {
             let runs = stream.map(|stream| stream.runs.clone()).unwrap_or_default();
             let last = runs.last().map(|run| run.positions.end);
             let tail_lost = head.is_some_and(|head| last.is_none_or(|last| last < head.end));
-            let hole = stream.is_some_and(has_hole);
+            let missing = stream.filter(|stream| !tail_lost && has_hole(stream));
             shares.push(Share {
                 timeline: at,
                 reader: LogReader::new(Arc::clone(archive), at.stream_name()),
@@ -133,7 +133,7 @@ impl Line {
                 until,
                 covered: head.and_then(|head| head.covered).filter(|_| !tail_lost),
                 tail_lost,
-                hole,
+                missing: missing.map(contiguous),
             });
             if at == TimelineId(1) {
                 break;
@@ -191,7 +191,7 @@ impl Line {
                 Some(_) => return Ok((stretches, Ends::Broken)),
                 None => {
                     let last = share.runs.last().is_some_and(|last| last == run);
-                    let ends = if last && !share.tail_lost && !share.hole {
+                    let ends = if last && !share.tail_lost {
                         Ends::Open
                     } else {
                         Ends::Broken

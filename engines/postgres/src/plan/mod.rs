@@ -263,9 +263,6 @@ impl Planner<'_> {
         } else if last.is_some_and(|share| share.tail_lost) {
             "the archive's newest segments existed and are gone: the store was rolled back or they were deleted \
              (pitr-tool verify names them)"
-        } else if last.is_some_and(|share| share.hole) {
-            "a segment is missing and others follow it: it was deleted, or a daemon was killed while it put them and has not been \
-             started since (pitr-tool verify names it)"
         } else {
             "the WAL has a gap there, and no base backup after it reaches the target"
         };
@@ -354,6 +351,10 @@ impl Planner<'_> {
             base_bytes,
             base_objects,
             path,
+            missing: match self.target {
+                Target::Latest => self.line.shares.last().and_then(|share| share.missing),
+                _ => None,
+            },
         })
     }
 

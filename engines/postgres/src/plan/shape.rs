@@ -56,6 +56,9 @@ pub struct Plan {
     pub base_objects: u64,
     /// WAL from the base's start to the stop, in the order of replay.
     pub path: Vec<PathStep>,
+    /// For [`Target::Latest`]: the number of a segment behind the stop that is missing although there are later ones. No head says
+    /// that it was durable: it is a put under way, or one of a daemon that was killed, unless somebody deleted it since the last head.
+    pub missing: Option<u64>,
 }
 
 impl Plan {

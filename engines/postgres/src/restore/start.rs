@@ -212,15 +212,25 @@ struct Watch {
     recovered: bool,
     /// The last error that ended a process.
     last_words: Option<String>,
+    /// What `wal-fetch` said last: the server only knows that it failed.
+    fetch_failed: Option<String>,
 }
 
 impl Watch {
     /// Takes a line. The WAL file that it says was fetched, if it does.
     fn line(&mut self, line: &str) -> Option<String> {
+        if let Some(said) = line.strip_prefix("error: ") {
+            self.fetch_failed = Some(said.to_owned());
+        }
         let (level, text) = message(line)?;
         match level {
             "FATAL" | "PANIC" if !text.starts_with("the database system is ") => {
-                self.last_words = Some(text.to_owned());
+                let unfetched = text.starts_with("could not restore file ");
+                let fetch = self.fetch_failed.take().filter(|_| unfetched);
+                self.last_words = Some(match fetch {
+                    Some(said) => format!("{text}: {said}"),
+                    None => text.to_owned(),
+                });
             }
             "LOG" => {
                 self.paused |= text.starts_with("pausing at the end of recovery");
@@ -302,6 +312,22 @@ mod tests {
         assert_eq!(
             said,
             "recovery ended before configured recovery target was reached"
+        );
+    }
+
+    #[test]
+    fn why_a_file_could_not_be_fetched_is_told() {
+        let mut watch = Watch::default();
+        watch.line(
+            "error: object log/00000001/0000000000000008: chunk 2 at offset 33176 is damaged",
+        );
+        watch.line(
+            "2026-11-21 04:46:56.137 UTC [880] FATAL:  could not restore file \"4\" from archive: command not executable",
+        );
+        let said = watch.last_words.unwrap();
+        assert!(
+            said.ends_with("chunk 2 at offset 33176 is damaged"),
+            "{said}"
         );
     }
 
