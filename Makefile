@@ -6,10 +6,10 @@ TEST_THREADS ?= 2
 FUZZ_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build release check test demo bench soak fuzz
+.PHONY: help deps build release check test demo demo-mongodb bench soak fuzz
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 deps: ## install the servers and libraries that tests, demo and benchmarks need
 	@integration/install.sh
@@ -27,9 +27,11 @@ check: deps ## formatting and lints; warnings are errors
 test: build ## every test of the workspace, real servers included
 	@integration/test.sh $(TEST_THREADS)
 
-
 demo: build ## archive a live server, destroy its data, bring it back (under two minutes)
 	@$(CARGO) run --quiet --locked -p pitr-integration --bin pitr-demo
+
+demo-mongodb: build ## the same with a MongoDB replica set
+	@$(CARGO) run --quiet --locked -p pitr-integration --bin pitr-demo-mongodb
 
 bench: release ## side by side with pgBackRest, pg_receivewal and pg_basebackup
 	@integration/install.sh --bench

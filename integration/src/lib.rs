@@ -19,6 +19,7 @@ mod session;
 mod site;
 mod small_disk;
 mod standby;
+mod story;
 mod tool;
 
 pub use archive_files::ArchiveFiles;
@@ -36,6 +37,7 @@ pub use process::{Finished, Process, Signal};
 pub use session::Session;
 pub use site::{Program, Site};
 pub use small_disk::SmallDisk;
+pub use story::Story;
 pub use tool::Tool;
 
 use std::time::{Duration, Instant};

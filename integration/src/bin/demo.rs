@@ -2,10 +2,9 @@
 //!
 //! It ends with a comparison of every row with what was there before the damage, the measured RPO and RTO, and leaves
 //! nothing running.
-#![allow(clippy::print_stdout)]
 
 use pitr_integration::{
-    Daemon, Finished, Postgres, Process, Session, Settings, Site, Stop, V18, wait_until,
+    Daemon, Finished, Postgres, Process, Session, Settings, Site, Stop, Story, V18, wait_until,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,9 +28,8 @@ struct Before {
 }
 
 fn main() {
-    let start = Instant::now();
     let site = Site::new("demo");
-    let mut story = Story { step: 0, start };
+    let mut story = Story::new();
 
     story.tell("A PostgreSQL 18 server starts in a scratch directory, with pgbench's bank in it (1,000,000 accounts).");
     let mut server = Postgres::start_new(&site, V18, "bank", "fsync = on\nmax_wal_size = '4GB'");
@@ -151,28 +149,6 @@ fn main() {
     story.tell("Everything that was started is stopped and the scratch directory is gone.");
 }
 
-struct Story {
-    step: u32,
-    start: Instant,
-}
-
-impl Story {
-    fn tell(&mut self, sentence: &str) {
-        self.step += 1;
-        println!(
-            "\n[{:>5.1} s] {}. {sentence}",
-            self.start.elapsed().as_secs_f64(),
-            self.step
-        );
-    }
-
-    fn show(&self, text: &str) {
-        for line in text.trim_end().lines() {
-            println!("            {line}");
-        }
-    }
-}
-
 fn workload(server: &Postgres) -> Process {
     let mut command = server.client("pgbench");
     command.args(["-n", "-c", "4", "-j", "1", "-R", "400", "-T", "600"]);
@@ -244,14 +220,8 @@ impl Sampler {
 }
 
 fn report(story: &Story, lags: &[Duration], rto: Duration, archive_bytes: u64) {
-    let at = |share: usize| lags[(lags.len() - 1) * share / 100].as_millis();
     story.show("RPO of this recovery   0: every transaction committed before the moment is back");
-    story.show(&format!(
-        "RPO had the host died  {} ms median, {} ms worst, from commit to durable in the archive ({} samples)",
-        at(50),
-        at(100),
-        lags.len()
-    ));
+    story.show_lags(lags);
     story.show(&format!(
         "RTO                    {:.1} s from the command to a server that answers",
         rto.as_secs_f64()
