@@ -103,6 +103,7 @@ mod tests {
             base_bytes: 0,
             base_objects: 0,
             path: vec![step(0x200_0028, 0x300_0100)],
+            missing: None,
         };
         assert_eq!(until(&plan), Some(Lsn(0x300_00FF)));
         plan.stop = StopAt::Record {

@@ -330,6 +330,7 @@ mod tests {
             base_bytes: 0,
             base_objects: 0,
             path: vec![],
+            missing: None,
         };
         let (into, fast) = (scratch.path().join("restored"), scratch.path().join("fast"));
         let options = RestoreOptions {

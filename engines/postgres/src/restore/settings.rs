@@ -207,6 +207,7 @@ mod tests {
             base_bytes: 0,
             base_objects: 0,
             path: vec![],
+            missing: None,
         }
     }
 

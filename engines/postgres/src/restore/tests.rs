@@ -238,6 +238,7 @@ fn plan() -> Plan {
         base_bytes: 0,
         base_objects: 0,
         path: vec![],
+        missing: None,
     }
 }
 
