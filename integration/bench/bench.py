@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""`make bench`: pitrd beside pgBackRest, pg_receivewal and pg_basebackup, in one run on one machine.
+"""`make bench`: pitrd beside pgBackRest, pg_receivewal, pg_basebackup and bare reads of MongoDB, in one run on one machine.
 
 Every figure is the median of five; competitors take turns, so that a slow minute hits all of them. Ratios are what
 counts: seconds depend on the machine.
@@ -7,7 +7,7 @@ counts: seconds depend on the machine.
   PITRD_BENCH_RUNS    repetitions (5)
   PITRD_BENCH_SCALE   pgbench scale; 65 makes a cluster of about 1 GB
   PITRD_BENCH_WAL_MB  WAL to catch up with (1024)
-  PITRD_BENCH_ONLY    comma-separated parts: catchup, tps, durable, backup (with restore), replay; s3 when named
+  PITRD_BENCH_ONLY    comma-separated parts: catchup, tps, durable, backup (with restore), replay, mongodb; s3 when named
 """
 
 import os
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 
+import mongodb
 import objects
 import ours
 import peers
@@ -25,7 +26,7 @@ from machine import Scratch, Server, median, run, say
 RUNS = int(os.environ.get("PITRD_BENCH_RUNS", "5"))
 SCALE = os.environ.get("PITRD_BENCH_SCALE", "65")
 WAL_MB = int(os.environ.get("PITRD_BENCH_WAL_MB", "1024"))
-PARTS = os.environ.get("PITRD_BENCH_ONLY", "catchup,tps,durable,backup,replay").split(",")
+PARTS = os.environ.get("PITRD_BENCH_ONLY", "catchup,tps,durable,backup,replay,mongodb").split(",")
 CODECS = [("zst", 1), ("zst", 3), ("lz4", None)]
 SETTINGS = ["shared_buffers=512MB", "max_wal_size=20GB", "wal_keep_size=20GB", "checkpoint_timeout=1h",
             "max_wal_senders=10", "max_replication_slots=60", "autovacuum=off"]
@@ -272,11 +273,10 @@ def machine():
     return f"{os.cpu_count()} cores ({model}), load {os.getloadavg()[0]:.1f}, {time.strftime('%Y-%m-%d')}"
 
 
-def main():
-    scratch = Scratch()
+def bench_postgres(scratch):
     server = Server(scratch, "primary", settings=SETTINGS)
     try:
-        say(f"bench: {machine()}; medians of {RUNS}; PostgreSQL 15, fsync on; pgBackRest with 2 processes and AES-256")
+        say("bench: PostgreSQL 15, fsync on; pgBackRest with 2 processes and AES-256")
         server.start()
         say("bench: filling the server")
         server.pgbench("-i", "-q", "-s", SCALE)
@@ -302,6 +302,17 @@ def main():
             bench_durability(scratch, server)
     finally:
         server.stop()
+
+
+def main():
+    scratch = Scratch()
+    say(f"bench: {machine()}; medians of {RUNS}")
+    try:
+        if set(PARTS) - {"mongodb"}:
+            bench_postgres(scratch)
+        if "mongodb" in PARTS:
+            mongodb.bench(scratch, collect, row)
+    finally:
         scratch.remove()
     say("\n| work | pitrd | against | figure | ratio | goal | met |\n|---|---|---|---|---|---|---|")
     for cells in table:

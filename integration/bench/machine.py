@@ -51,6 +51,22 @@ def timed(arguments, **options):
     return time.monotonic() - start
 
 
+def measured(arguments, home):
+    """Runs a command; returns what it printed, its seconds, its CPU seconds, and its peak of resident bytes."""
+    start = time.monotonic()
+    with tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen(as_account(arguments), env=environment(home), cwd="/", text=True,
+                                 stdout=subprocess.PIPE, stderr=errors)
+        said = child.stdout.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.monotonic() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode != 0:
+            errors.seek(0)
+            sys.exit(f"bench: {' '.join(map(str, arguments))}: exit {child.returncode}\n{said}\n{errors.read()}")
+    return said, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+
+
 def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -115,6 +131,11 @@ class Process:
 
     def runs(self):
         return self.child.poll() is None
+
+    def cpu_seconds(self):
+        with open(f"/proc/{self.child.pid}/stat", encoding="ascii") as stat:
+            fields = stat.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def peak_resident(self):
         """Bytes."""

@@ -13,19 +13,29 @@ TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
 BIN = os.environ.get("PITRD_BIN_DIR", os.path.join(TARGET, "release"))
 
 
+def built(scratch, program):
+    """A copy of a program where the servers' account may run it."""
+    source, copy = os.path.join(BIN, program), scratch.path(program)
+    if not os.path.exists(source):
+        sys.exit(f"bench: {source} is missing: run `make release`")
+    if not os.path.exists(copy):
+        shutil.copy(source, copy)
+        os.chmod(copy, 0o755)
+    return copy
+
+
 class Pitrd:
     """One archive in a directory: zstd:1, encrypted for a public key."""
 
-    def __init__(self, scratch, server, name, linger="1s", source_lines="", settings="", url=None):
+    def __init__(self, scratch, server, name, linger="1s", source_lines="", settings="", url=None, source=None):
+        source = source or f"""[source.postgres]
+connection = "{server.connection()} application_name={name}"
+slot = "{name}"
+{source_lines}"""
         self.scratch, self.server, self.name = scratch, server, name
         self.home = scratch.fresh(name)
         for program in ("pitrd", "pitr-tool"):
-            source, copy = os.path.join(BIN, program), scratch.path(program)
-            if not os.path.exists(source):
-                sys.exit(f"bench: {source} is missing: run `make release`")
-            if not os.path.exists(copy):
-                shutil.copy(source, copy)
-                os.chmod(copy, 0o755)
+            built(scratch, program)
         scratch.fresh(f"{name}/archive")
         said = run([scratch.path("pitr-tool"), "keygen", "--out", f"{self.home}/identity"], home=scratch.root)
         recipient = next(word for word in said.split() if word.startswith("x25519:"))
@@ -34,10 +44,7 @@ class Pitrd:
 url = "{url or f'file://{self.home}/archive'}"
 [encryption]
 recipients = ["{recipient}"]
-[source.postgres]
-connection = "{server.connection()} application_name={name}"
-slot = "{name}"
-{source_lines}
+{source}
 [segment]
 bytes_max = "16 MiB"
 linger = "{linger}"
