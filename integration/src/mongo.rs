@@ -45,6 +45,10 @@ pub struct Mongo {
     members: Vec<Member>,
     runtime: Runtime,
     client: Option<Client>,
+    /// `user:password@`, or nothing.
+    credentials: String,
+    /// More options of the URI, each with its `&`.
+    options: String,
 }
 
 impl std::fmt::Debug for Mongo {
@@ -64,8 +68,41 @@ impl Mongo {
         Mongo::start_new(site, name, 3, &[])
     }
 
+    /// A replica set of one member that lets nobody in without a password, and the user `root`.
+    pub fn guarded(site: &Arc<Site>, name: &str, password: &str) -> Mongo {
+        let key = site.path(&format!("{name}.key"));
+        site.write(&key, "a2V5cyBvZiB0ZXN0cyBhcmUgbm8gc2VjcmV0cw==", 0o600);
+        let key = key.to_string_lossy();
+        let mut mongo = Mongo::start_new(site, name, 1, &["--keyFile", &key]);
+        let user = doc! { "createUser": "root", "pwd": password, "roles": ["root"] };
+        let admin = mongo.direct(0).database("admin");
+        let created = mongo
+            .runtime
+            .block_on(async { admin.run_command(user).await });
+        created.expect("create the first user");
+        mongo.log_in(password);
+        mongo
+    }
+
+    /// Becomes `root` with this password.
+    pub fn log_in(&mut self, password: &str) {
+        self.credentials = format!("root:{password}@");
+        self.client = Some(self.connect(&self.uri()));
+    }
+
     /// A replica set of `count` members, each with further arguments of `mongod`, such as `--oplogSize 1`.
     pub fn start_new(site: &Arc<Site>, name: &str, count: usize, arguments: &[&str]) -> Mongo {
+        Mongo::start_with(site, name, count, arguments, "")
+    }
+
+    /// The same; clients need further `options` in their URI, such as `&tls=true`.
+    pub fn start_with(
+        site: &Arc<Site>,
+        name: &str,
+        count: usize,
+        arguments: &[&str],
+        options: &str,
+    ) -> Mongo {
         let members = (0..count).map(|number| Member {
             port: Port::reserve(),
             data: site.directory(&format!("{name}-{number}")),
@@ -83,6 +120,8 @@ impl Mongo {
             members: members.collect(),
             runtime,
             client: None,
+            credentials: String::new(),
+            options: options.to_owned(),
         };
         for member in 0..count {
             mongo.start(member);
@@ -112,15 +151,23 @@ impl Mongo {
 
     /// How a client finds all members.
     pub fn uri(&self) -> String {
+        self.uri_of(&self.credentials)
+    }
+
+    /// The same for another user: `user:password@`, `user@`, or nothing.
+    pub fn uri_of(&self, user: &str) -> String {
         let hosts: Vec<String> = (0..self.members.len())
             .map(|number| self.address(number))
             .collect();
-        format!("mongodb://{}/?replicaSet={}", hosts.join(","), self.name)
+        let (hosts, options) = (hosts.join(","), &self.options);
+        format!("mongodb://{user}{hosts}/?replicaSet={}{options}", self.name)
     }
 
     /// How a client reaches one member and no other.
     pub fn member_uri(&self, member: usize) -> String {
-        format!("mongodb://{}/?directConnection=true", self.address(member))
+        let (user, options) = (&self.credentials, &self.options);
+        let address = self.address(member);
+        format!("mongodb://{user}{address}/?directConnection=true{options}")
     }
 
     fn address(&self, member: usize) -> String {
@@ -143,6 +190,21 @@ impl Mongo {
             options.server_selection_timeout = Some(PATIENCE);
             Client::with_options(options).expect("make a client")
         })
+    }
+
+    /// Whether a client of `uri` is let in; the error is the driver's text.
+    pub fn connects(uri: &str) -> Result<(), String> {
+        let ping = async {
+            let client = Client::with_uri_str(uri).await?;
+            let admin = client.database("admin");
+            admin.run_command(doc! { "ping": 1 }).await
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("build a runtime");
+        let answer = runtime.block_on(ping);
+        answer.map(drop).map_err(|error| error.to_string())
     }
 
     fn direct(&self, member: usize) -> Client {

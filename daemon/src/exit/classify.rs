@@ -253,6 +253,7 @@ fn mongodb_engine(error: &EngineError) -> Verdict {
         ),
         EngineError::Unsupported(_) => (Exit::No, None),
         EngineError::Server(_)
+        | EngineError::Certificate(_)
         | EngineError::Answer(_)
         | EngineError::Behind { .. }
         | EngineError::Jumped(_) => (Exit::Unavailable, None),

@@ -22,6 +22,12 @@ pub enum EngineError {
         /// What it says.
         message: String,
     },
+    /// The server shows a certificate that proves nothing to us.
+    #[error(
+        "the server's certificate is not one that we can trust: {0}; tlsCAFile in the uri names the authority that vouches for it, and the \
+         certificate has to be made for the host that the uri names"
+    )]
+    Certificate(String),
     /// The server or the way to it failed.
     #[error("the server: {0}")]
     Server(#[source] mongodb::error::Error),
@@ -67,9 +73,19 @@ impl From<mongodb::error::Error> for EngineError {
                 what: "a command",
                 message: command.message.clone(),
             },
+            ErrorKind::ServerSelection { message, .. } => {
+                certificate(message).map_or_else(|| Self::Server(error.clone()), Self::Certificate)
+            }
             _ => Self::Server(error),
         }
     }
+}
+
+/// What TLS says of a certificate that it refused, out of the driver's description of all members.
+fn certificate(message: &str) -> Option<String> {
+    let (_, after) = message.split_once("invalid peer certificate: ")?;
+    let end = after.find([',', '}']).unwrap_or(after.len());
+    Some(after[..end].trim().to_owned())
 }
 
 impl EngineError {
@@ -82,8 +98,23 @@ impl EngineError {
             Self::Archive(error) => error.is_permanent(),
             Self::Source(SourceError::NotInitiated) => false,
             Self::Source(_) => true,
-            Self::Uri(_) | Self::Refused { .. } | Self::Unsupported(_) => !streamed_once,
+            Self::Uri(_) | Self::Refused { .. } | Self::Certificate(_) | Self::Unsupported(_) => {
+                !streamed_once
+            }
             Self::Server(_) | Self::Answer(_) | Self::Behind { .. } | Self::Jumped(_) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_found_in_the_driver_s_words() {
+        let said = "Server selection timeout: No available servers. Topology: { Type: ReplicaSetNoPrimary, Servers: [ { Address: \
+                    127.0.0.1:27017, Type: Unknown, Error: Kind: I/O error: invalid peer certificate: UnknownIssuer, labels: {} } ] }";
+        assert_eq!(certificate(said).as_deref(), Some("UnknownIssuer"));
+        assert_eq!(certificate("Connection refused (os error 111)"), None);
     }
 }
