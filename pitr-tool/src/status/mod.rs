@@ -17,6 +17,7 @@ use pitrd::exit::{Exit, chain, classify};
 use pitrd::open;
 
 pub use places::PlaceReport;
+pub(crate) use places::places;
 pub use report::{ArchiveName, BaseBackup, Damage, End, Gap, Kind, Lag, Moment, Report, Window};
 
 use crate::output;
@@ -46,7 +47,10 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
     let opener = place.opener(config.as_ref())?;
     let reading = opener.map(|opener| Reading::new(Arc::clone(&archive), opener));
     if crate::mongodb::is_engine_of(&archive) {
-        return crate::mongodb::status::run(archive, reading, config.as_ref(), args.json).await;
+        let urls = place.urls(config.as_ref())?;
+        let found =
+            crate::mongodb::status::run(archive, reading, config.as_ref(), &urls, args.json);
+        return found.await;
     }
     let source = Source::of(&archive)?;
     let catalogue = Catalogue::read(&archive)
@@ -85,7 +89,7 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
             timeline: newest.timeline.0,
             moment: newest.end.into(),
         }),
-        places: places::places(&place.urls(config.as_ref())?, &catalogue).await,
+        places: places(&place.urls(config.as_ref())?, &catalogue).await,
         lag: lag(config.as_ref(), &source, newest.as_ref()).await,
     };
     output::show(&report, args.json)?;

@@ -44,7 +44,7 @@ impl fmt::Display for PlaceReport {
 }
 
 /// Looks at every place; `together` is what a reader of all of them sees. Nothing for an archive in one place.
-pub(super) async fn places(urls: &[ArchiveUrl], together: &Catalogue) -> Vec<PlaceReport> {
+pub(crate) async fn places(urls: &[ArchiveUrl], together: &Catalogue) -> Vec<PlaceReport> {
     let mut reports = Vec::new();
     if urls.len() < 2 {
         return reports;

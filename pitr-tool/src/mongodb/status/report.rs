@@ -1,24 +1,14 @@
-//! `pitr-tool status` for archives of MongoDB.
+//! What `status` says of an archive of MongoDB, as JSON and as text.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-use pitr_archive::catalogue::{Backup, Catalogue};
-use pitr_archive::{Archive, Reading, layout};
-use pitr_mongodb::base::BaseReader;
-use pitr_mongodb::plan::{self, Windows};
-use pitr_mongodb::{ClusterTime, Server, Source};
-use pitrd::config::{Config, SourceConfig, show_bytes, show_duration};
-use pitrd::exit::{Exit, chain, classify};
-use pitrd::open;
+use pitr_mongodb::plan;
+use pitrd::config::{show_bytes, show_duration};
 use serde::Serialize;
 
 use crate::output::{self, Table};
-
-/// Behind every key of one level of the store.
-const LAST_KEY: &str = "~";
+use crate::status::PlaceReport;
 
 /// What `status` found. Its JSON is documented in docs/cli.md.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -37,6 +27,8 @@ pub struct Report {
     pub incomplete_backups: Vec<String>,
     /// The last archived moment; `null` before the first.
     pub end: Option<Moment>,
+    /// With copies, how far each place is; empty without.
+    pub places: Vec<PlaceReport>,
     /// How far the archive is behind.
     pub lag: Lag,
 }
@@ -115,152 +107,6 @@ pub struct Lag {
     pub since_durable: Option<f64>,
 }
 
-/// Looks and prints.
-pub async fn run(
-    archive: Arc<Archive>,
-    reading: Option<Reading>,
-    config: Option<&Config>,
-    json: bool,
-) -> anyhow::Result<Exit> {
-    let source = Source::of(&archive)?;
-    let catalogue = Catalogue::read(&archive)
-        .await
-        .context("read the catalogue")?;
-    let windows = Windows::read(&catalogue);
-    let reading = reading.map(Arc::new);
-    let mut base_backups = Vec::new();
-    for backup in &catalogue.backups {
-        base_backups.push(base_copy(&archive, reading.as_ref(), backup).await?);
-    }
-    let report = Report {
-        archive: ArchiveName {
-            url: archive.url().into(),
-            id: archive.id().to_string(),
-            engine: archive.engine().into(),
-            replica_set: source.to_string(),
-        },
-        lag: lag(config, &source, &windows).await,
-        windows: windows.windows.iter().map(window).collect(),
-        gaps: windows.gaps.iter().map(gap).collect(),
-        lost_tail: windows.lost_tail,
-        base_backups,
-        incomplete_backups: catalogue
-            .incomplete
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-        end: windows.end.map(Moment::from),
-    };
-    output::show(&report, json)?;
-    Ok(Exit::Done)
-}
-
-fn window(window: &plan::Window) -> Window {
-    Window {
-        from: window.from.into(),
-        to: window.to.into(),
-        covered: window.covered.map(output::time),
-        base_backup: window.base.to_string(),
-    }
-}
-
-fn gap(gap: &plan::Gap) -> Gap {
-    Gap {
-        from_ts: gap.from.to_string(),
-        to_ts: gap.to.to_string(),
-    }
-}
-
-async fn base_copy(
-    archive: &Archive,
-    reading: Option<&Arc<Reading>>,
-    backup: &Backup,
-) -> anyhow::Result<BaseCopy> {
-    let prefix = format!("{}{}/", layout::BASE, backup.id);
-    let end = format!("{prefix}{LAST_KEY}");
-    let listed = archive
-        .store()
-        .list(&prefix, prefix.as_str()..end.as_str())
-        .await;
-    let listed = listed.context("list the parts of a base copy")?;
-    let header = &backup.header;
-    let mut found = BaseCopy {
-        id: backup.id.to_string(),
-        label: None,
-        t0: ClusterTime(header.start).previous().to_string(),
-        t1: ClusterTime(header.end).previous().to_string(),
-        finished: header.time_max.map(output::time),
-        documents: None,
-        bytes: None,
-        stored_bytes: listed.iter().map(|object| object.object_bytes).sum(),
-    };
-    let Some(reading) = reading else {
-        return Ok(found);
-    };
-    match BaseReader::open(Arc::clone(reading), backup.id).await {
-        Ok(base) => {
-            let manifest = base.manifest();
-            found.label = Some(manifest.label.clone());
-            (found.documents, found.bytes) =
-                (Some(manifest.documents()), Some(manifest.contents_bytes));
-        }
-        // One damaged manifest must not hide what else there is.
-        Err(error) => {
-            let error = anyhow::Error::from(error);
-            if classify(&error).0 != Exit::Damage {
-                return Err(error).context("read the manifest of a base copy");
-            }
-            output::note(&format!("base copy {}: {}", found.id, chain(&error)));
-        }
-    }
-    Ok(found)
-}
-
-async fn lag(config: Option<&Config>, source: &Source, windows: &Windows) -> Lag {
-    let since_durable = windows.durable_time.map(|durable| {
-        let behind = output::now_unix_us().saturating_sub(durable).max(0);
-        behind as f64 / 1e6
-    });
-    let (Some(config), Some(end)) = (config, windows.end) else {
-        return Lag {
-            seconds: None,
-            since_durable,
-        };
-    };
-    let seconds = match majority(config, source).await {
-        Ok(majority) if majority.ts <= end.ts || since_durable.is_some_and(|since| since < 1.0) => {
-            Some(0.0)
-        }
-        Ok(majority) => {
-            let known = windows.durable_time.unwrap_or_default();
-            Some((majority.wall - known).max(0) as f64 / 1e6)
-        }
-        Err(error) => {
-            output::note(&format!(
-                "the server was not asked how far it is: {}",
-                chain(&error)
-            ));
-            None
-        }
-    };
-    Lag {
-        seconds,
-        since_durable,
-    }
-}
-
-async fn majority(config: &Config, source: &Source) -> anyhow::Result<pitr_mongodb::Majority> {
-    let SourceConfig::Mongodb(configured) = &config.source else {
-        anyhow::bail!("the configuration names another engine's source");
-    };
-    let client = open::mongodb(configured).await?.client()?;
-    let server = Server::ask(&client).await;
-    client.shutdown().immediate(true).await;
-    let server = server?;
-    source.check(&server.source)?;
-    Ok(server.majority)
-}
-
 impl From<plan::Moment> for Moment {
     fn from(moment: plan::Moment) -> Self {
         Self {
@@ -293,6 +139,9 @@ impl fmt::Display for Report {
             Some(end) => writeln!(f, "end      {end}")?,
         }
         writeln!(f, "lag      {}", self.lag)?;
+        for place in &self.places {
+            writeln!(f, "place    {place}")?;
+        }
         if self.windows.is_empty() {
             writeln!(
                 f,
