@@ -33,12 +33,13 @@ demo: build ## archive a live server, destroy its data, bring it back (under two
 demo-mongodb: build ## the same with a MongoDB replica set
 	@$(CARGO) run --quiet --locked -p pitr-integration --bin pitr-demo-mongodb
 
-bench: release ## side by side with pgBackRest, pg_receivewal and pg_basebackup
+bench: release ## side by side with pgBackRest, pg_receivewal, pg_basebackup, and MongoDB read bare
 	@integration/install.sh --bench
 	@python3 integration/bench/bench.py
 
-soak: build ## 200 kills under load, then restore and compare
+soak: build ## 200 kills under load with PostgreSQL and 100 with MongoDB, then compare
 	PITRD_KILLS=200 $(CARGO) test --locked -p pitr-integration --test kills -- --nocapture --test-threads 1
+	PITRD_KILLS=100 $(CARGO) test --locked -p pitr-integration --test mongodb_capture kills_of_the_daemon -- --nocapture --test-threads 1
 
 fuzz: ## every parser of bytes we did not write, FUZZ_SECONDS each (needs cargo-fuzz and a nightly compiler)
 	@fuzz/run.sh $(FUZZ_SECONDS)

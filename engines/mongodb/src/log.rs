@@ -16,7 +16,7 @@ use crate::entry::{EntryError, Head, split_documents};
 use crate::summary::{LogSummary, SummaryError};
 
 /// Segments on their way at once.
-const SEGMENTS_AHEAD: usize = 4;
+const SEGMENTS_AHEAD: usize = 3;
 
 /// A log that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,8 @@ pub struct Batch {
     pub seq: u64,
     /// Its summary, which may tell of entries outside the range.
     pub summary: LogSummary,
+    /// Entries that were not fetched, because the summary said enough.
+    pub passed_over: u64,
     bytes: Vec<u8>,
     from: ClusterTime,
     to: ClusterTime,
@@ -81,6 +83,9 @@ impl Batch {
     }
 }
 
+/// Whether a segment with this summary need not be fetched.
+pub type PassOver = fn(&LogSummary) -> bool;
+
 /// The log over a range, segment by segment.
 pub struct Entries {
     batches: BoxStream<'static, Result<Batch, LogError>>,
@@ -96,6 +101,20 @@ impl Entries {
         stream: &StreamName,
         from: ClusterTime,
         to: ClusterTime,
+    ) -> Result<Self, LogError> {
+        Self::open_but(reading, stream, from, to, |_| false).await
+    }
+
+    /// The same, but of segments that lie in the range as a whole only those that `pass_over` does not hold of.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_but(
+        reading: Arc<Reading>,
+        stream: &StreamName,
+        from: ClusterTime,
+        to: ClusterTime,
+        pass_over: PassOver,
     ) -> Result<Self, LogError> {
         let reader = Arc::new(LogReader::new(
             Arc::clone(reading.archive()),
@@ -125,7 +144,13 @@ impl Entries {
         reader.prove_present(first..last + 1).await?;
         let batches = stream::iter(first..last + 1).map(move |seq| {
             let (reader, reading) = (Arc::clone(&reader), Arc::clone(&reading));
-            async move { batch(&reader, &reading, seq, from, to).await }
+            async move {
+                let inside = first < seq && seq < last;
+                if let Some(passed) = passed(&reader, &reading, seq, inside, pass_over).await? {
+                    return Ok(passed);
+                }
+                batch(&reader, &reading, seq, from, to).await
+            }
         });
         Ok(Self {
             batches: batches.buffered(SEGMENTS_AHEAD).boxed(),
@@ -136,6 +161,30 @@ impl Entries {
     pub async fn next(&mut self) -> Result<Option<Batch>, LogError> {
         self.batches.next().await.transpose()
     }
+}
+
+/// A segment that need not be fetched; its summary was.
+async fn passed(
+    reader: &LogReader,
+    reading: &Reading,
+    seq: u64,
+    inside: bool,
+    pass_over: PassOver,
+) -> Result<Option<Batch>, LogError> {
+    if !inside {
+        return Ok(None);
+    }
+    let summary = LogSummary::decode(&reader.summary(seq, reading).await?)
+        .map_err(|error| LogError::Summary { seq, error })?;
+    let passed_over = u64::try_from(summary.entries).unwrap_or_default();
+    Ok(pass_over(&summary).then_some(Batch {
+        seq,
+        summary,
+        passed_over,
+        bytes: Vec::new(),
+        from: ClusterTime::default(),
+        to: ClusterTime::default(),
+    }))
 }
 
 async fn batch(
@@ -159,6 +208,7 @@ async fn batch(
     Ok(Batch {
         seq,
         summary,
+        passed_over: 0,
         bytes,
         from,
         to,

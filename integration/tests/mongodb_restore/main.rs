@@ -3,6 +3,7 @@
 
 mod by_hand;
 mod by_tool;
+mod churn;
 mod compare;
 mod workload;
 

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use pitr_archive::Reading;
 use pitr_archive::object::StreamName;
+use pitr_mongodb::EngineError;
 use pitr_mongodb::OPLOG_STREAM;
 use pitr_mongodb::fold::{FoldError, Limits};
 use pitr_mongodb::plan::{self, Plan};
 use pitr_mongodb::restore::{
-    Directory, Event, Filter, Fold, Load, Name, Rename, RestoreError, Selection, Source, Summary,
-    Watch, into_deployment, into_directory,
+    self, Directory, Event, Filter, Fold, Load, Name, Rename, RestoreError, Selection, Source,
+    Summary, Watch, into_deployment, into_directory,
 };
 use pitrd::config::{parse_bytes, show_bytes, show_duration};
 use pitrd::exit::{Exit, Refusal};
@@ -56,7 +57,7 @@ pub struct MongodbArgs {
     /// A file with the password of the user that --into names, and nothing else; mode 0600
     #[arg(long, value_name = "FILE")]
     pub into_password_file: Option<PathBuf>,
-    /// Memory for the fold; what is beyond goes to scratch files
+    /// Memory for the command; what is beyond goes to scratch files
     #[arg(long, value_name = "SIZE", default_value = "512 MiB", value_parser = size)]
     pub memory: u64,
     /// Directory for scratch files; by default the one that TMPDIR names
@@ -122,13 +123,10 @@ impl MongodbArgs {
     }
 }
 
-/// So much memory, every core, and scratch files in `scratch`.
+/// So much memory for the command, every core, and scratch files in `scratch`.
 pub fn limits(memory_bytes: u64, scratch: PathBuf) -> Limits {
-    Limits {
-        memory_bytes: usize::try_from(memory_bytes).unwrap_or(usize::MAX),
-        threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
-        scratch,
-    }
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    restore::limits(memory_bytes, threads, scratch)
 }
 
 fn name_of(only: &[Name]) -> &str {
@@ -294,6 +292,7 @@ async fn connect(args: &Args, uri: &str) -> anyhow::Result<(Load, String)> {
         .await;
     ping.map_err(|error| {
         let hint = "is it running, and does the account of --into have restore, readWriteAnyDatabase and dbAdminAnyDatabase?";
+        let error = EngineError::from(error);
         Refusal::new(Exit::Unavailable, format!("connect to the target: {error}")).hint(hint)
     })?;
     let load = Load {

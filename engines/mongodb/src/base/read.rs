@@ -1,6 +1,7 @@
 //! Reading a base copy back: its manifest, and the documents of one collection after the other, as the source sent them.
 //!
-//! Memory: a few opened parts (at most 33 MiB each) and the extents that are under way.
+//! Memory: two opened parts and the one that is being opened (at most 33 MiB each, twice that while it is), and the extents that are
+//! under way, of about 4 MiB each.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -14,9 +15,9 @@ use tokio::sync::OnceCell;
 use super::manifest::{BaseManifest, Collection, Extent, ManifestError};
 
 /// Opened parts that are kept; extents that lie next to each other share them.
-const PARTS_KEPT: usize = 4;
+const PARTS_KEPT: usize = 2;
 /// Extents that are read ahead of who consumes them.
-const EXTENTS_AHEAD: usize = 3;
+const EXTENTS_AHEAD: usize = 2;
 
 /// A base copy that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +88,11 @@ impl BaseReader {
         stream::iter(&collection.extents)
             .map(|extent| self.extent(extent))
             .buffered(EXTENTS_AHEAD)
+    }
+
+    /// Gives back what was kept to read on quickly.
+    pub fn forget_parts(&self) {
+        self.parts.lock().expect("no holder panics").clear();
     }
 
     /// The documents of one extent.

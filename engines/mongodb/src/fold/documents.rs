@@ -13,8 +13,9 @@ use super::diff::Update;
 use super::entry::Entry;
 use super::error::FoldError;
 use super::key::{Key, key};
-use super::partition::{HEADER_BYTES, Record, Verb, fold_all};
+use super::partition::fold_all;
 use super::raw::{Document, Value};
+use super::record::{HEADER_BYTES, Record, Verb};
 use super::scratch::Scratch;
 use crate::ClusterTime;
 

@@ -2,6 +2,7 @@
 //! puts operations into the order in which they took effect, `catalogue` says which collections there are, `documents` what is in
 //! them.
 
+mod builder;
 pub mod catalogue;
 pub mod diff;
 mod documents;
@@ -11,6 +12,7 @@ pub mod key;
 mod ordered;
 mod partition;
 pub mod raw;
+mod record;
 mod scratch;
 mod transactions;
 

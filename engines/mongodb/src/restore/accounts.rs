@@ -71,9 +71,12 @@ pub(super) fn version() -> Vec<u8> {
     version.finish()
 }
 
+/// Where the feature compatibility version stands.
+pub(super) const VERSION: &str = "admin.system.version";
+
 /// Whether a change of the feature compatibility version may be in it, which the catalogue has to see.
 pub(super) fn is_version(entry: &Entry<'_>) -> bool {
-    entry.op != "c" && entry.namespace == "admin.system.version"
+    entry.op != "c" && entry.namespace == VERSION
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub use directory::{Directory, MARK, into_directory};
 pub use error::RestoreError;
 pub use filter::Filter;
 pub use load::{Load, MARK_DATABASE, into_deployment};
-pub use run::{Event, Fold, Source, State, Watch};
+pub use run::{Event, Fold, Source, State, Watch, limits};
 pub use select::{Name, Rename, Role, Selected, Selection, Target};
 
 use crate::fold::key::{Key, key};

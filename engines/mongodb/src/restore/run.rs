@@ -2,6 +2,7 @@
 //! fold runs on threads of its own and is fed from the store.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -19,7 +20,13 @@ use crate::fold::catalogue::{Catalogue, Collection, from_base};
 use crate::fold::key::{Key, key};
 use crate::fold::raw::Document;
 use crate::fold::{Documents, Entry, FoldError, Folded, Keep, Limits, Sink, Unwrapper, Wanted};
-use crate::log::Entries;
+use crate::log::{Entries, PassOver};
+use crate::summary::{LogSummary, NamespaceCounts};
+
+/// What a restore takes beside the fold: parts or segments that are read ahead, batches on their way to the target, the program.
+const BESIDE_BYTES: u64 = 160 << 20;
+/// With less the fold would write scratch files and nothing else.
+const FOLD_BYTES_MIN: u64 = 1 << 20;
 
 /// What is folded: a base copy, and the log of `stream` behind it up to and including `to`.
 #[derive(Clone, Debug)]
@@ -57,6 +64,18 @@ pub struct State {
     pub dropped: BTreeSet<Uuid>,
     /// Entries of the log.
     pub entries: u64,
+}
+
+/// What the fold of a whole command may take that has `memory_bytes`: the rest is for reading ahead, the driver and the program.
+#[must_use]
+pub fn limits(memory_bytes: u64, threads: usize, scratch: PathBuf) -> Limits {
+    let fold = memory_bytes.saturating_sub(BESIDE_BYTES);
+    let fold = fold.max(memory_bytes / 4).max(FOLD_BYTES_MIN);
+    Limits {
+        memory_bytes: usize::try_from(fold).unwrap_or(usize::MAX),
+        threads,
+        scratch,
+    }
 }
 
 /// Scratch files of the fold, and how much it may take.
@@ -106,7 +125,7 @@ impl Fold {
         let base = base.filter_map(from_base).chain(accounts::collections());
         let mut catalogue = Catalogue::new(base);
         let scratch = self.limits.scratch.clone();
-        let entries = self.entries().await?;
+        let entries = self.entries_but(changes_no_catalogue).await?;
         let (catalogue, count) = blocking(move |handle| {
             let mut unwrapper = Unwrapper::new(Keep::Commands, scratch);
             let count = each(
@@ -152,6 +171,7 @@ impl Fold {
                 documents.base(uuid, &rows)?;
             }
             rows(handle, &base, &uuids, &mut documents, &watch)?;
+            base.forget_parts();
             let mut unwrapper = Unwrapper::new(Keep::All, scratch);
             each(
                 handle,
@@ -203,6 +223,10 @@ impl Fold {
     }
 
     async fn entries(&self) -> Result<Entries, RestoreError> {
+        self.entries_but(|_| false).await
+    }
+
+    async fn entries_but(&self, pass_over: PassOver) -> Result<Entries, RestoreError> {
         let Source {
             reading,
             stream,
@@ -210,8 +234,17 @@ impl Fold {
             ..
         } = &self.source;
         let from = self.base.manifest().t0;
-        Ok(Entries::open(Arc::clone(reading), stream, from, *to).await?)
+        Ok(Entries::open_but(Arc::clone(reading), stream, from, *to, pass_over).await?)
     }
+}
+
+/// Whether a segment holds nothing that the catalogue has to see: no command, nothing unknown, no change of the feature
+/// compatibility version.
+fn changes_no_catalogue(summary: &LogSummary) -> bool {
+    let plain = |(namespace, counts): (&String, &NamespaceCounts)| {
+        counts.commands == 0 && counts.others == 0 && namespace != accounts::VERSION
+    };
+    !summary.incomplete && summary.counts.iter().all(plain)
 }
 
 /// Runs what computes, with a way to wait for the store.
@@ -231,6 +264,7 @@ fn each(
 ) -> Result<u64, RestoreError> {
     let mut count = 0;
     while let Some(batch) = handle.block_on(entries.next())? {
+        count += batch.passed_over;
         for entry in batch.entries() {
             let (_, entry) = entry?;
             unwrapper.push(entry.as_bytes(), effect)?;
@@ -258,4 +292,35 @@ fn rows(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::doc;
+
+    use super::*;
+    use crate::Head;
+    use crate::entry::tests::entry;
+
+    #[test]
+    fn only_segments_of_plain_writes_are_passed_over_for_the_catalogue() {
+        let passed = |op: &str, ns: &str| {
+            let mut summary = LogSummary::default();
+            summary.observe(&Head::read(&entry(5, 1, "i", "a.b", doc! { "_id": 1 })).unwrap());
+            summary.observe(&Head::read(&entry(5, 2, op, ns, doc! { "create": "b" })).unwrap());
+            changes_no_catalogue(&summary)
+        };
+        assert!(passed("u", "a.b") && passed("d", "c.d") && passed("n", ""));
+        assert!(
+            !passed("c", "a.$cmd"),
+            "DDL, and transactions, which may hold some"
+        );
+        assert!(
+            !passed("new", "a.b"),
+            "what is unknown is refused before anything is touched"
+        );
+        assert!(!passed("u", accounts::VERSION));
+        let incomplete = LogSummary::decode(b"").unwrap();
+        assert!(!changes_no_catalogue(&incomplete));
+    }
 }
