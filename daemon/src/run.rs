@@ -112,12 +112,13 @@ async fn start(
         SourceConfig::Mongodb(source) => {
             let settings = mongodb::CaptureSettings {
                 connection: open::mongodb(source).await?,
+                kind: source.capture.into(),
                 accept_break,
                 log: log_settings(config),
             };
             let (status, watch) = watch::channel(mongodb::CaptureStatus::default());
             let capture = mongodb::run(writer, settings, status, stop);
-            let capture = async { capture.await.context("archive the oplog") };
+            let capture = async { capture.await.context("archive the source's log") };
             Ok((Box::pin(capture), Watching::Mongodb(watch)))
         }
     }

@@ -62,6 +62,7 @@ pub async fn copy_settings(
     let Compression::Zstd(compression_level) = config.segment.compression;
     Ok(mongodb::TakeSettings {
         connection: open::mongodb(source).await?,
+        kind: source.capture.into(),
         label: label.into(),
         rate_limit: config.backup.rate_limit,
         compression_level,
@@ -206,7 +207,7 @@ fn report_copy(taken: &mongodb::Taken) {
     match taken.log {
         mongodb::LogCover::Complete => {}
         mongodb::LogCover::Behind { .. } => {
-            tracing::warn!(id = %taken.id, "not restorable until the oplog is archived up to {}", taken.manifest.t1);
+            tracing::warn!(id = %taken.id, "not restorable until the source's log is archived up to {}", taken.manifest.t1);
         }
         mongodb::LogCover::StartsLate { from } => {
             tracing::error!(id = %taken.id, "not restorable: the archive's log begins only at {from}");

@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pitr_archive::keys::{Identity, Opener};
-use pitr_archive::object::StreamName;
 use pitr_archive::reader::LogReader;
 use pitr_archive::store::DirectoryStore;
 use pitr_archive::{Archive, Reading};
 use pitr_mongodb::log::{Entries, LogError};
-use pitr_mongodb::{ClusterTime, OPLOG_STREAM};
+use pitr_mongodb::{ClusterTime, LogKind};
 
 /// A directory archive.
 #[derive(Debug, Clone)]
@@ -82,16 +81,29 @@ impl ArchiveFiles {
         Arc::new(Reading::new(archive, Opener::Identity(identity)))
     }
 
+    /// Which of a MongoDB source's logs is there.
+    fn log_kind(&self) -> LogKind {
+        let events = self
+            .root
+            .join("log")
+            .join(LogKind::Events.stream().as_str());
+        if events.exists() {
+            LogKind::Events
+        } else {
+            LogKind::Oplog
+        }
+    }
+
     /// The last cluster time that is durable in an archive of MongoDB.
     pub fn oplog_end(&self, identity: &Path) -> Option<ClusterTime> {
         let last = self.oplog_runs(identity).pop();
         last.map(|(_, last)| last)
     }
 
-    /// The unbroken runs of an archived oplog: the first cluster time of each and the last.
+    /// The unbroken runs of an archived log: the first cluster time of each and the last.
     pub fn oplog_runs(&self, identity: &Path) -> Vec<(ClusterTime, ClusterTime)> {
         let reading = self.open(identity);
-        let stream = StreamName::new(OPLOG_STREAM).expect("a name");
+        let stream = self.log_kind().stream();
         let reader = LogReader::new(reading.archive().clone(), stream);
         let runs = runtime().block_on(async { reader.runs(&reader.end().await?).await });
         let ends = |run: pitr_archive::reader::Run| {
@@ -103,10 +115,10 @@ impl ArchiveFiles {
         runs.expect("read the runs").into_iter().map(ends).collect()
     }
 
-    /// The entries of one run of an archived oplog, word for word.
+    /// The source's entries of one run of an archived log, word for word.
     pub fn oplog(&self, identity: &Path, run: (ClusterTime, ClusterTime)) -> Vec<Vec<u8>> {
         let reading = self.open(identity);
-        let stream = StreamName::new(OPLOG_STREAM).expect("a name");
+        let stream = self.log_kind().stream();
         let entries = runtime().block_on(async {
             let mut log = Entries::open(reading, &stream, run.0.previous(), run.1).await?;
             let mut all = Vec::new();

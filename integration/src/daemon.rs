@@ -66,6 +66,14 @@ impl Settings {
             is_mongodb: true,
         }
     }
+
+    /// For a replica set, through a change stream.
+    pub fn events(set: &Mongo, name: &str) -> Settings {
+        Settings {
+            source: "capture = \"change-stream\"".to_owned(),
+            ..Settings::mongodb(set, name)
+        }
+    }
 }
 
 /// The daemon. Dropping it kills it.
@@ -218,7 +226,15 @@ impl Daemon {
         daemon
     }
 
-    /// Waits until the daemon and its predecessors have begun `times` sessions on the oplog.
+    /// As [`Daemon::follow`], through a change stream.
+    pub fn follow_events(set: &Mongo, name: &str) -> Daemon {
+        let mut daemon = Daemon::prepare(set.site(), Settings::events(set, name));
+        daemon.start();
+        daemon.wait_following(1);
+        daemon
+    }
+
+    /// Waits until the daemon and its predecessors have begun `times` sessions on the source's log.
     #[track_caller]
     pub fn wait_following(&mut self, times: usize) {
         wait_until(
@@ -229,7 +245,7 @@ impl Daemon {
                 if let Some(code) = process.ended() {
                     panic!("the daemon ended with {code}:\n{}", process.log_tail());
                 }
-                self.log().matches("following the oplog").count() >= times
+                self.log().matches("following the ").count() >= times
             },
         );
     }

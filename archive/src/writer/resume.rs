@@ -73,6 +73,15 @@ impl Resume {
         self.run.map(|run| run.position)
     }
 
+    /// Where the last of the segments ends that lie behind a number that a crash left missing; `None` if none is missing.
+    #[must_use]
+    pub fn holes_end(&self) -> Option<u64> {
+        self.slots.last().map(|slot| match slot {
+            Slot::Fill { end, .. } => *end,
+            Slot::Pass(present) => present.header.end,
+        })
+    }
+
     /// Numbers that a crash left missing; they are filled first.
     #[must_use]
     pub fn holes(&self) -> usize {

@@ -88,6 +88,8 @@ pub(super) struct Segmenter {
     memory: Arc<Semaphore>,
     /// What `memory` began with.
     memory_kib: usize,
+    /// What it got beyond that, to be taken back.
+    extra_kib: usize,
     /// Where the next byte belongs.
     position: u64,
     /// Bytes before it are in the store.
@@ -128,6 +130,7 @@ impl Segmenter {
             out,
             memory: Arc::new(Semaphore::new(memory_kib)),
             memory_kib,
+            extra_kib: 0,
             position: from,
             durable,
             slots,
@@ -257,9 +260,10 @@ impl Segmenter {
     async fn fill(&mut self, open: &mut Open, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if open.permit.is_none() {
-                // A hole may be larger than segments are now, and it is filled in one piece.
+                // A hole may be larger than segments are now, and it is filled in one piece; so may be a single record.
                 let held_kib = open.frames.len() * (FRAME_BYTES_MAX / KIB);
-                if open.refill && held_kib + SPARE_KIB > self.memory_kib {
+                if held_kib + SPARE_KIB > self.memory_kib {
+                    self.extra_kib += FRAME_BYTES_MAX / KIB;
                     self.memory.add_permits(FRAME_BYTES_MAX / KIB);
                 }
                 let memory = Arc::clone(&self.memory)
@@ -280,6 +284,7 @@ impl Segmenter {
 
     fn begin(&mut self, records: bool) -> Open {
         let start = self.position;
+        self.extra_kib -= self.memory.forget_permits(self.extra_kib);
         let (seq, limit, room) = match self.slots.pop_front() {
             Some(Slot::Fill { seq, end, .. }) if records => {
                 // Of several holes in a row nobody knows how their bytes lay between positions: each takes a segment's bytes, and

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pitr_archive::Archive;
 use pitr_mongodb::preflight::{self, Probe};
-use pitr_mongodb::{Server, Source};
+use pitr_mongodb::{LogKind, Server, Source};
 
 use super::{Finding, failed};
 use crate::config::{MongodbSource, show_duration};
@@ -15,6 +15,9 @@ use crate::open;
 const WINDOW_MIN: Duration = Duration::from_secs(24 * 60 * 60);
 const ROLE: &str =
     "give it the built-in role backup: db.getSiblingDB('admin').grantRolesToUser(USER, ['backup'])";
+const OPLOG_ROLE: &str = "give it the built-in role backup: db.getSiblingDB('admin').grantRolesToUser(USER, ['backup']); where \
+    nobody may read local, set capture = \"change-stream\" in [source.mongodb]";
+const STREAM_ROLE: &str = "give it the built-in role readAnyDatabase: db.getSiblingDB('admin').grantRolesToUser(USER, ['readAnyDatabase'])";
 
 /// Looks at the replica set that the configuration names; compares it with `archive`, if there is one.
 pub(super) async fn source(config: &MongodbSource, archive: Option<&Archive>) -> Vec<Finding> {
@@ -24,7 +27,7 @@ pub(super) async fn source(config: &MongodbSource, archive: Option<&Archive>) ->
         Ok(connection) => connection,
         Err(error) => return vec![failed(SUBJECT, &error, "change uri in [source.mongodb]")],
     };
-    let (server, probe) = match preflight::look(&connection).await {
+    let (server, probe) = match preflight::look(&connection, config.capture.into()).await {
         Ok(found) => found,
         Err(error) => return vec![failed(SUBJECT, &error.into(), hint)],
     };
@@ -39,7 +42,10 @@ pub(super) async fn source(config: &MongodbSource, archive: Option<&Archive>) ->
         ),
         identity(&server, archive),
     ];
-    findings.extend(rights(&probe));
+    findings.extend(match config.capture.into() {
+        LogKind::Oplog => rights(&probe),
+        LogKind::Events => rights_to_stream(&probe),
+    });
     findings.push(window(&probe));
     findings.push(compatibility(&server));
     findings
@@ -62,26 +68,55 @@ fn identity(server: &Server, archive: Option<&Archive>) -> Finding {
     }
 }
 
-fn rights(probe: &Probe) -> Vec<Finding> {
-    let may = |subject, refused: &Option<String>, what: &str| match refused {
+fn may(subject: &'static str, refused: &Option<String>, what: &str, hint: &str) -> Finding {
+    match refused {
         None => Finding::ok(subject, format!("may read {what}")),
-        Some(message) => Finding::fail(subject, format!("may not read {what}: {message}"), ROLE),
-    };
+        Some(message) => Finding::fail(subject, format!("may not read {what}: {message}"), hint),
+    }
+}
+
+/// What a change stream needs, and what it does not show.
+fn rights_to_stream(probe: &Probe) -> Vec<Finding> {
+    let what = "the whole deployment's change stream (capture = \"change-stream\" needs it)";
+    let mut findings = vec![may(
+        "change stream",
+        &probe.stream_refused,
+        what,
+        STREAM_ROLE,
+    )];
+    let unseen = LogKind::Events.cannot_see().join("; ");
+    let hint = "capture = \"oplog\" sees them, where local can be read";
+    findings.push(Finding::warn(
+        "not seen",
+        format!("by a change stream: {unseen}"),
+        hint,
+    ));
+    if let Some(message) = &probe.users_refused {
+        let message = format!("base copies go without users and roles: {message}");
+        findings.push(Finding::warn("users", message, ROLE));
+    }
+    findings
+}
+
+fn rights(probe: &Probe) -> Vec<Finding> {
     vec![
         may(
             "oplog",
             &probe.oplog_refused,
             "local.oplog.rs (capture = \"oplog\" needs it)",
+            OPLOG_ROLE,
         ),
         may(
             "transactions",
             &probe.transactions_refused,
             "config.transactions, which base copies need",
+            ROLE,
         ),
         may(
             "users",
             &probe.users_refused,
             "admin.system.users and admin.system.roles, which base copies need",
+            ROLE,
         ),
     ]
 }
@@ -122,6 +157,7 @@ mod tests {
     fn a_short_oplog_is_a_warning_and_an_unreadable_one_a_failure() {
         let probe = |hours: u64| Probe {
             oplog_refused: None,
+            stream_refused: None,
             transactions_refused: None,
             users_refused: None,
             window: Some(Duration::from_secs(hours * 3600)),
@@ -143,7 +179,12 @@ mod tests {
             findings[0]
                 .hint
                 .as_deref()
-                .is_some_and(|hint| hint.contains("backup"))
+                .is_some_and(|hint| hint.contains("backup") && hint.contains("change-stream"))
+        );
+        assert!(
+            rights_to_stream(&refused)
+                .iter()
+                .all(|finding| finding.level != Level::Fail)
         );
     }
 }

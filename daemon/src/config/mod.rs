@@ -131,6 +131,17 @@ pub struct MongodbSource {
 pub enum MongodbCapture {
     /// From `local.oplog.rs`: complete.
     Oplog,
+    /// Through a change stream over the whole deployment, where `local` cannot be read.
+    ChangeStream,
+}
+
+impl From<MongodbCapture> for pitr_mongodb::LogKind {
+    fn from(capture: MongodbCapture) -> Self {
+        match capture {
+            MongodbCapture::Oplog => Self::Oplog,
+            MongodbCapture::ChangeStream => Self::Events,
+        }
+    }
 }
 
 impl fmt::Debug for MongodbSource {
@@ -335,8 +346,10 @@ fn source_of(section: &Section<'_>, path: &Path) -> Result<SourceConfig, ConfigE
 
 fn mongodb(section: &Section<'_>, path: &Path) -> Result<MongodbSource, ConfigError> {
     let uri = "a URI such as \"mongodb://pitrd@db1,db2,db3/?replicaSet=orders\"";
-    let capture = section.get("capture", "\"oplog\"", |value| match value.as_str()? {
+    let ways = "\"oplog\" (complete) or \"change-stream\" (where local cannot be read)";
+    let capture = section.get("capture", ways, |value| match value.as_str()? {
         "oplog" => Some(MongodbCapture::Oplog),
+        "change-stream" => Some(MongodbCapture::ChangeStream),
         _ => None,
     })?;
     Ok(MongodbSource {

@@ -329,6 +329,11 @@ fn a_mongodb_source_is_one_of_two() {
         panic!("the source is MongoDB");
     };
     assert_eq!(source.capture, MongodbCapture::Oplog);
+    let streamed = text.replace("password_file = \"p\"", "capture = \"change-stream\"");
+    let SourceConfig::Mongodb(other) = parse(&streamed).expect("it is valid").source else {
+        panic!("the source is MongoDB");
+    };
+    assert_eq!(other.capture, MongodbCapture::ChangeStream);
     assert_eq!(
         source.password_file.as_deref(),
         Some("/etc/pitrd/p".as_ref())

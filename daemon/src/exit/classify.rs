@@ -247,15 +247,23 @@ fn mongodb_engine(error: &EngineError) -> Verdict {
         EngineError::Archive(error) => archive(error),
         EngineError::Source(error) => mongodb_source(error),
         EngineError::Uri(_) => (Exit::Usage, None),
+        EngineError::Refused { what, .. } if what.contains("change stream") => hinted(
+            Exit::Unavailable,
+            "docs/operations.md lists what the account needs: for capture = \"change-stream\" the built-in role readAnyDatabase",
+        ),
         EngineError::Refused { .. } => hinted(
             Exit::Unavailable,
-            "docs/operations.md lists what the account needs: the built-in role backup on the database admin",
+            "docs/operations.md lists what the account needs: the built-in role backup on the database admin; where local \
+             cannot be read, capture = \"change-stream\" in [source.mongodb] and an archive of its own",
         ),
         EngineError::Unsupported(_) => (Exit::No, None),
         EngineError::Server(_)
         | EngineError::Certificate(_)
         | EngineError::Answer(_)
         | EngineError::Behind { .. }
+        | EngineError::HistoryLost
+        | EngineError::TooLarge(_)
+        | EngineError::Stream { .. }
         | EngineError::Jumped(_) => (Exit::Unavailable, None),
     }
 }
@@ -266,6 +274,10 @@ fn mongodb_source(error: &mongodb::SourceError) -> Verdict {
         mongodb::SourceError::Engine { .. } | mongodb::SourceError::OtherSet { .. } => hinted(
             Exit::Fenced,
             "every deployment has an archive of its own: give this one another url in [archive]",
+        ),
+        mongodb::SourceError::OtherLog { .. } => hinted(
+            Exit::Usage,
+            "set capture in [source.mongodb] to what the archive holds, or give the other log an archive of its own",
         ),
         mongodb::SourceError::NoReplicaSet(_) => hinted(
             Exit::Usage,

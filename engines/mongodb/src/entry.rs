@@ -1,5 +1,7 @@
 //! One oplog entry, as raw BSON: what capture, summaries and plans need of it, and not more. Entries pass through undecoded.
 
+use std::borrow::Cow;
+
 use bson::Uuid;
 use bson::raw::{RawBsonRef, RawDocument};
 use bson::spec::BinarySubtype;
@@ -41,23 +43,25 @@ impl Op {
     }
 }
 
-/// The fields of an entry that everybody looks at.
-#[derive(Clone, Copy, Debug)]
+/// The fields of an entry that everybody looks at; of an event what corresponds to them.
+#[derive(Clone, Debug)]
 pub struct Head<'a> {
     /// `ts`
     pub ts: ClusterTime,
-    /// `t`, the election term.
+    /// `t`, the election term; -1 where there is none.
     pub term: i64,
     /// `wall`, µs since the Unix epoch.
     pub wall: i64,
     /// `op`
     pub op: Op,
     /// `ns`
-    pub ns: &'a str,
+    pub ns: Cow<'a, str>,
     /// `ui`, the collection.
     pub uuid: Option<Uuid>,
     /// `o`
     pub object: Option<&'a RawDocument>,
+    /// Of an event the command that made it, and what it was about.
+    pub(crate) event: Option<(&'a str, Cow<'a, str>)>,
 }
 
 /// Bytes that are not an entry of an oplog.
@@ -67,7 +71,7 @@ pub enum EntryError {
     #[error("the bytes at offset {0} are not a BSON document")]
     Document(usize),
     /// A document without what every entry has.
-    #[error("an oplog entry has no valid field {0:?}")]
+    #[error("an entry of the log has no valid field {0:?}")]
     Field(&'static str),
 }
 
@@ -80,9 +84,10 @@ impl<'a> Head<'a> {
             term: -1,
             wall: 0,
             op: Op::Other,
-            ns: "",
+            ns: Cow::Borrowed(""),
             uuid: None,
             object: None,
+            event: None,
         };
         let mut wall = None;
         for element in entry.iter_elements() {
@@ -100,7 +105,7 @@ impl<'a> Head<'a> {
                     wall = Some(time.timestamp_millis().saturating_mul(1000));
                 }
                 ("op", RawBsonRef::String(word)) => op = Some(Op::parse(word)),
-                ("ns", RawBsonRef::String(ns)) => head.ns = ns,
+                ("ns", RawBsonRef::String(ns)) => head.ns = Cow::Borrowed(ns),
                 ("ui", RawBsonRef::Binary(binary)) if binary.subtype == BinarySubtype::Uuid => {
                     head.uuid = binary.bytes.try_into().ok().map(Uuid::from_bytes);
                 }
@@ -120,8 +125,21 @@ impl<'a> Head<'a> {
         if self.op != Op::Command {
             return None;
         }
+        if let Some((command, _)) = &self.event {
+            return Some(command);
+        }
         let first = self.object?.iter_elements().next()?.ok()?;
         Some(first.key().as_str())
+    }
+
+    /// What a command is about: the value of its first field, where that is a string.
+    #[must_use]
+    pub fn subject(&self) -> Option<Cow<'a, str>> {
+        if let Some((_, subject)) = &self.event {
+            return Some(subject.clone());
+        }
+        let subject = self.object?.get_str(self.command()?).ok()?;
+        Some(Cow::Borrowed(subject))
     }
 }
 
@@ -183,7 +201,7 @@ pub(crate) mod tests {
             (ClusterTime::new(2, 3), 9, 1000)
         );
         assert_eq!(
-            (head.op, head.ns, head.uuid),
+            (head.op, head.ns.as_ref(), head.uuid),
             (Op::Update, "a.b", Some(uuid))
         );
         assert_eq!(head.command(), None);

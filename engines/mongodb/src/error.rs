@@ -50,8 +50,22 @@ pub enum EngineError {
         /// Ours.
         durable: crate::ClusterTime,
     },
+    /// The source no longer has what was asked for.
+    #[error("the server no longer has the changes that were asked for: its oplog has rolled over")]
+    HistoryLost,
+    /// An event, or a transaction, that cannot be sent or archived.
+    #[error("a change is too large: {0}")]
+    TooLarge(&'static str),
+    /// A change stream ended. What servers say then can hold a resume token, and so a document's `_id`: only the code is passed on.
+    #[error("the change stream ended with {name} (code {code})")]
+    Stream {
+        /// The server's code.
+        code: i32,
+        /// Its name.
+        name: String,
+    },
     /// The server sent entries that do not continue what it sent before.
-    #[error("the oplog jumped: {0}")]
+    #[error("the source's log jumped: {0}")]
     Jumped(String),
     /// What is archived is not restorable by the way it would be taken.
     #[error("{0}")]
@@ -101,7 +115,13 @@ impl EngineError {
             Self::Uri(_) | Self::Refused { .. } | Self::Certificate(_) | Self::Unsupported(_) => {
                 !streamed_once
             }
-            Self::Server(_) | Self::Answer(_) | Self::Behind { .. } | Self::Jumped(_) => false,
+            Self::Server(_)
+            | Self::Answer(_)
+            | Self::Behind { .. }
+            | Self::HistoryLost
+            | Self::TooLarge(_)
+            | Self::Stream { .. }
+            | Self::Jumped(_) => false,
         }
     }
 }

@@ -11,9 +11,9 @@ use pitr_archive::object::StreamName;
 use pitr_archive::reader::{LogReader, Run};
 use pitr_archive::{ArchiveError, Reading};
 
-use crate::ClusterTime;
-use crate::entry::{EntryError, Head, split_documents};
+use crate::entry::{EntryError, Head};
 use crate::summary::{LogSummary, SummaryError};
+use crate::{ClusterTime, LogKind};
 
 /// Segments on their way at once.
 const SEGMENTS_AHEAD: usize = 3;
@@ -60,6 +60,7 @@ pub struct Batch {
     /// Entries that were not fetched, because the summary said enough.
     pub passed_over: u64,
     bytes: Vec<u8>,
+    kind: LogKind,
     from: ClusterTime,
     to: ClusterTime,
 }
@@ -71,15 +72,12 @@ impl Batch {
             Ok((head, _)) => self.from < head.ts && head.ts <= self.to,
             Err(_) => true,
         };
-        split_documents(&self.bytes)
-            .map(|document| document.and_then(|document| Ok((Head::read(document)?, document))))
-            .filter(inside)
-            .map(|result| {
-                result.map_err(|error| LogError::Contradiction {
-                    seq: self.seq,
-                    reason: error.to_string(),
-                })
+        self.kind.entries(&self.bytes).filter(inside).map(|result| {
+            result.map_err(|error| LogError::Contradiction {
+                seq: self.seq,
+                reason: error.to_string(),
             })
+        })
     }
 }
 
@@ -182,6 +180,7 @@ async fn passed(
         summary,
         passed_over,
         bytes: Vec::new(),
+        kind: LogKind::of(reader.stream()),
         from: ClusterTime::default(),
         to: ClusterTime::default(),
     }))
@@ -210,6 +209,7 @@ async fn batch(
         summary,
         passed_over: 0,
         bytes,
+        kind: LogKind::of(reader.stream()),
         from,
         to,
     })

@@ -5,15 +5,21 @@ use std::time::Duration;
 use bson::{RawDocumentBuf, doc};
 use mongodb::Client;
 
+use crate::capture::ChangeStream;
 use crate::connect::Connection;
 use crate::source::Server;
-use crate::{ClusterTime, EngineError};
+use crate::{ClusterTime, EngineError, LogKind};
+
+/// A stream that is only tried out need not wait.
+const PROBE: Duration = Duration::from_millis(100);
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
 pub struct Probe {
     /// Why `local.oplog.rs` cannot be read; `None` if it can.
     pub oplog_refused: Option<String>,
+    /// Why no change stream over the whole deployment can be followed; `None` if it can, or was not asked for.
+    pub stream_refused: Option<String>,
     /// Why `config.transactions` cannot be read.
     pub transactions_refused: Option<String>,
     /// Why users and roles cannot be read.
@@ -22,15 +28,15 @@ pub struct Probe {
     pub window: Option<Duration>,
 }
 
-/// Asks the source who it is and what the account may read.
-pub async fn look(connection: &Connection) -> Result<(Server, Probe), EngineError> {
+/// Asks the source who it is and what the account may read of what the log `kind` needs.
+pub async fn look(connection: &Connection, kind: LogKind) -> Result<(Server, Probe), EngineError> {
     let client = connection.client()?;
-    let found = probe(&client).await;
+    let found = probe(&client, kind).await;
     client.shutdown().immediate(true).await;
     found
 }
 
-async fn probe(client: &Client) -> Result<(Server, Probe), EngineError> {
+async fn probe(client: &Client, kind: LogKind) -> Result<(Server, Probe), EngineError> {
     let server = Server::ask(client).await?;
     let mut probe = Probe::default();
     match first(client, "local", "oplog.rs").await? {
@@ -53,7 +59,25 @@ async fn probe(client: &Client) -> Result<(Server, Probe), EngineError> {
     if probe.users_refused.is_none() {
         probe.users_refused = first(client, "admin", "system.roles").await?.err();
     }
+    if kind == LogKind::Events {
+        probe.stream_refused = stream(client, &server).await?.err();
+    }
     Ok((server, probe))
+}
+
+/// Begins a change stream as the capture does, or says why it is refused.
+async fn stream(client: &Client, server: &Server) -> Result<Result<(), String>, EngineError> {
+    let begun = match ChangeStream::new(client, server, true) {
+        Ok(stream) => stream.open(server.majority.ts, PROBE).await.map(drop),
+        Err(error) => Err(error),
+    };
+    match begun {
+        Ok(()) => Ok(Ok(())),
+        Err(EngineError::Refused { message, .. } | EngineError::Unsupported(message)) => {
+            Ok(Err(message))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The first document of a collection, or why it is refused.

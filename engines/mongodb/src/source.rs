@@ -47,6 +47,16 @@ pub enum SourceError {
         /// The archive's.
         archive: String,
     },
+    /// The archive holds the source's other log.
+    #[error(
+        "the archive holds the log that capture = {archived:?} reads, and {wanted:?} was asked for: an archive has one of them"
+    )]
+    OtherLog {
+        /// What is there.
+        archived: &'static str,
+        /// What was asked for.
+        wanted: &'static str,
+    },
     /// A server without an oplog.
     #[error("the server is a {0}; there is an oplog in replica sets only")]
     NoReplicaSet(&'static str),
@@ -180,6 +190,18 @@ impl Server {
             fcv,
             majority,
         })
+    }
+}
+
+impl Server {
+    /// Its version, as numbers; what is not one is zero.
+    pub(crate) fn version_numbers(&self) -> (u32, u32, u32) {
+        let mut numbers = self
+            .version
+            .split(['.', '-'])
+            .map(|number| number.parse().unwrap_or(0));
+        let mut next = || numbers.next().unwrap_or(0);
+        (next(), next(), next())
     }
 }
 

@@ -15,7 +15,7 @@ const LIST_MAX: usize = 4096;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NamespaceCounts {
-    /// Documents inserted by entries of their own; what is inside transactions is counted as commands.
+    /// Documents inserted by entries of their own; in the oplog what is inside transactions is counted as commands.
     pub inserts: i64,
     /// Updates, replacements included.
     pub updates: i64,
@@ -45,14 +45,14 @@ pub struct DataDefinition {
     pub subject: Option<String>,
 }
 
-/// The summary of a segment of the stream `oplog`.
+/// The summary of a segment, of the oplog or of a change stream.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogSummary {
     version: i32,
     /// Feature compatibility version of the source when the segment was cut.
     pub fcv: String,
-    /// Term of the first entry; `None` in a segment without entries.
+    /// Term of the first entry; `None` in a segment without entries, and of events.
     pub term_first: Option<i64>,
     /// Term of the last entry.
     pub term_last: Option<i64>,
@@ -81,8 +81,10 @@ impl LogSummary {
     /// Takes an entry in.
     pub fn observe(&mut self, head: &Head<'_>) {
         self.entries += 1;
-        self.term_first.get_or_insert(head.term);
-        self.term_last = Some(head.term);
+        if let Some(term) = Some(head.term).filter(|term| *term >= 0) {
+            self.term_first.get_or_insert(term);
+            self.term_last = Some(term);
+        }
         self.first.get_or_insert(head.ts);
         self.last = Some(head.ts);
         let (low, high) = self.walls.unwrap_or((head.wall, head.wall));
@@ -94,15 +96,15 @@ impl LogSummary {
     }
 
     fn count(&mut self, head: &Head<'_>) {
-        if !self.counts.contains_key(head.ns) {
+        if !self.counts.contains_key(head.ns.as_ref()) {
             if self.counts.len() == LIST_MAX {
                 self.incomplete = true;
                 return;
             }
             self.counts
-                .insert(head.ns.into(), NamespaceCounts::default());
+                .insert(head.ns.clone().into_owned(), NamespaceCounts::default());
         }
-        let Some(counts) = self.counts.get_mut(head.ns) else {
+        let Some(counts) = self.counts.get_mut(head.ns.as_ref()) else {
             return;
         };
         *match head.op {
@@ -120,13 +122,12 @@ impl LogSummary {
             self.incomplete = true;
             return;
         }
-        let subject = head.object.and_then(|object| object.get_str(command).ok());
         self.definitions.push(DataDefinition {
             ts: head.ts,
             wall: head.wall,
-            ns: head.ns.into(),
+            ns: head.ns.clone().into_owned(),
             command: command.into(),
-            subject: subject.map(Into::into),
+            subject: head.subject().map(Into::into),
         });
     }
 

@@ -1,6 +1,7 @@
 //! Restores of MongoDB on real servers: a base copy taken under load, every kind of operation behind it, and the restored state held
 //! against the quiesced source.
 
+mod by_events;
 mod by_hand;
 mod by_tool;
 mod churn;

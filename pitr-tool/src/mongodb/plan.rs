@@ -40,7 +40,7 @@ pub struct Way {
     pub last_in: Option<Entry>,
     /// The first entry that will not.
     pub first_left_out: Option<Entry>,
-    /// Segments of the oplog to fetch.
+    /// Segments of the log to fetch.
     pub segments: u64,
     /// Their bytes in the store.
     pub log_bytes: u64,
@@ -52,7 +52,7 @@ pub struct Way {
     pub download_bytes: u64,
 }
 
-/// An oplog entry, without its contents.
+/// An entry of the log, without its contents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Entry {
     /// Its cluster time.
@@ -179,7 +179,7 @@ impl fmt::Display for Way {
         let (download, log) = (show_bytes(self.download_bytes), show_bytes(self.log_bytes));
         writeln!(
             f,
-            "fetches    {download}, {} segments of the oplog ({log}) among it",
+            "fetches    {download}, {} segments of the log ({log}) among it",
             self.segments
         )
     }
@@ -199,7 +199,7 @@ impl fmt::Display for Entry {
 
 #[cfg(test)]
 mod tests {
-    use pitr_mongodb::{ClusterTime, Target};
+    use pitr_mongodb::{ClusterTime, LogKind, Target};
 
     use super::*;
 
@@ -212,6 +212,7 @@ mod tests {
             ns: "shop.$cmd".into(),
         };
         let plan = Plan {
+            kind: LogKind::Oplog,
             target: Target::Ts(drop.ts),
             before: true,
             base: "20261120T120000Z".parse().unwrap(),
@@ -239,7 +240,7 @@ mod tests {
             "first out  drop shop.$cmd at 2026-11-20T12:03:04.5+00:00 (ts:1795176184.7)\n",
             "base       20261120T120000Z, replayed from ts:1795176000.1\n",
             "writes     9 documents, 1.0 GiB\n",
-            "fetches    6.8 KiB, 2 segments of the oplog (2.0 KiB) among it\n",
+            "fetches    6.8 KiB, 2 segments of the log (2.0 KiB) among it\n",
         ] {
             assert!(text.contains(line), "{line}{text}");
         }

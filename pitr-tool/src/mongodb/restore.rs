@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use pitr_archive::Reading;
-use pitr_archive::object::StreamName;
 use pitr_mongodb::EngineError;
-use pitr_mongodb::OPLOG_STREAM;
 use pitr_mongodb::fold::{FoldError, Limits};
 use pitr_mongodb::plan::{self, Plan};
 use pitr_mongodb::restore::{
@@ -315,7 +313,7 @@ pub async fn open(
     let source = Source {
         reading,
         base: plan.base,
-        stream: StreamName::new(OPLOG_STREAM).context("name the stream")?,
+        stream: plan.kind.stream(),
         to: plan.stop,
     };
     Fold::open(source, limits, Arc::clone(watch))

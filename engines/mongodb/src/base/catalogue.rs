@@ -6,7 +6,7 @@ use futures_util::TryStreamExt;
 use mongodb::{Client, Database};
 
 use super::manifest::{Collection, CollectionKind};
-use crate::EngineError;
+use crate::{EngineError, LogKind};
 
 const NAMESPACE_NOT_FOUND: i32 = 26;
 /// A view on something that is gone or cannot be listed has no indexes either.
@@ -24,7 +24,7 @@ pub(super) struct Found {
 }
 
 /// Reads it.
-pub(super) async fn read(client: &Client) -> Result<Vec<Found>, EngineError> {
+pub(super) async fn read(client: &Client, kind: LogKind) -> Result<Vec<Found>, EngineError> {
     let mut all = Vec::new();
     for db in client.list_database_names().await? {
         if matches!(db.as_str(), "local" | "config") {
@@ -36,7 +36,9 @@ pub(super) async fn read(client: &Client) -> Result<Vec<Found>, EngineError> {
                 .get_str("name")
                 .map_err(|_| EngineError::Answer("name of a collection"))?
                 .to_owned();
-            if !is_private(&db, &name) {
+            // A change stream tells of views by their names, and so does the catalogue itself.
+            let is_told = kind == LogKind::Events && name == "system.views";
+            if !is_private(&db, &name) && !is_told {
                 all.extend(namespace(&database, name, info).await?);
             }
         }

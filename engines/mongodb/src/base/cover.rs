@@ -9,7 +9,7 @@ use pitr_archive::reader::LogReader;
 use pitr_archive::{Archive, ArchiveError};
 use tokio::time::Instant;
 
-use crate::{ClusterTime, OPLOG_STREAM};
+use crate::ClusterTime;
 
 const POLL: Duration = Duration::from_millis(500);
 
@@ -33,12 +33,13 @@ pub enum LogCover {
 /// Waits until the archive holds the positions `needs`, at most for `limit`. Reads headers only.
 pub(super) async fn wait_for_log(
     archive: &Arc<Archive>,
+    stream: &StreamName,
     needs: Range<u64>,
     limit: Duration,
 ) -> Result<LogCover, ArchiveError> {
     let deadline = Instant::now() + limit;
     loop {
-        let cover = judge(&runs(archive).await?, &needs);
+        let cover = judge(&runs(archive, stream).await?, &needs);
         let wait = POLL.min(deadline.saturating_duration_since(Instant::now()));
         if !matches!(cover, LogCover::Behind { .. }) || wait.is_zero() {
             return Ok(cover);
@@ -47,15 +48,19 @@ pub(super) async fn wait_for_log(
     }
 }
 
-/// Where the archive's last unbroken log begins.
-pub(super) async fn log_start(archive: &Arc<Archive>) -> Result<Option<ClusterTime>, ArchiveError> {
-    let runs = runs(archive).await?;
-    Ok(runs.last().map(|run| ClusterTime(run.start)))
+/// The archive's last unbroken log.
+pub(super) async fn last_run(
+    archive: &Arc<Archive>,
+    stream: &StreamName,
+) -> Result<Option<Range<u64>>, ArchiveError> {
+    Ok(runs(archive, stream).await?.pop())
 }
 
-async fn runs(archive: &Arc<Archive>) -> Result<Vec<Range<u64>>, ArchiveError> {
-    let stream = StreamName::new(OPLOG_STREAM).expect("letters are the name of a stream");
-    let reader = LogReader::new(Arc::clone(archive), stream);
+async fn runs(
+    archive: &Arc<Archive>,
+    stream: &StreamName,
+) -> Result<Vec<Range<u64>>, ArchiveError> {
+    let reader = LogReader::new(Arc::clone(archive), stream.clone());
     let end = reader.end().await?;
     Ok(reader
         .runs(&end)

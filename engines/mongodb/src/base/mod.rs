@@ -6,6 +6,7 @@ mod cover;
 pub mod manifest;
 mod read;
 mod take;
+mod times;
 
 pub use cover::LogCover;
 pub use manifest::{BaseManifest, Collection, CollectionKind, Extent, ManifestError};

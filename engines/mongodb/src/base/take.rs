@@ -4,24 +4,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::{DateTime, RawDocumentBuf, Timestamp, doc};
+use bson::{DateTime, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use jiff::Timestamp as Moment;
 use mongodb::Client;
-use mongodb::options::ReadConcern;
 use pitr_archive::catalogue::BackupId;
-use pitr_archive::object::{StreamName, object_bytes};
+use pitr_archive::object::object_bytes;
 use pitr_archive::store::{Piece, StoreError};
 use pitr_archive::writer::{BackupSettings, BackupWriter, Compressor, Writer};
 use pitr_archive::{Archive, ArchiveError, layout};
 
 use super::catalogue;
 use super::copy::{self, Copied};
-use super::cover::{LogCover, log_start, wait_for_log};
+use super::cover::{LogCover, wait_for_log};
 use super::manifest::BaseManifest;
+use super::times::Times;
 use crate::connect::Connection;
-use crate::source::{Majority, Server, Source, feature_compatibility};
-use crate::{ClusterTime, EngineError, OPLOG_STREAM};
+use crate::source::{Server, Source, feature_compatibility};
+use crate::{EngineError, LogKind};
 
 /// How long to wait for the daemon to archive the last entries that a copy needs.
 pub const LOG_WAIT: Duration = Duration::from_secs(30);
@@ -31,6 +31,8 @@ pub const LOG_WAIT: Duration = Duration::from_secs(30);
 pub struct TakeSettings {
     /// How to connect.
     pub connection: Connection,
+    /// Which of the source's logs the archive holds.
+    pub kind: LogKind,
     /// What the operator calls it.
     pub label: String,
     /// Bytes a second at most.
@@ -88,17 +90,25 @@ async fn take_from(
 ) -> Result<Taken, EngineError> {
     let server = Server::ask(client).await?;
     Source::of(writer.archive())?.check(&server.source)?;
+    settings.kind.check(writer.archive()).await?;
     let started = Moment::now();
-    let t0 = first_time(client, &writer, server.majority.ts).await?;
+    let times = Times::new(client, &server, writer.archive(), settings.kind)?;
+    let t0 = times.first().await?;
     let id = free_id(writer.archive(), started).await?;
     tracing::info!(%id, %t0, "base copy begins");
-    let stream = StreamName::new(OPLOG_STREAM).expect("letters are the name of a stream");
+    let stream = settings.kind.stream();
     let backup = BackupSettings {
         compression_level: settings.compression_level,
         puts_in_flight: settings.puts_in_flight,
     };
-    let parts = BackupWriter::start(Arc::clone(&writer), id, stream, backup, Compressor::new());
-    let found = catalogue::read(client).await?;
+    let parts = BackupWriter::start(
+        Arc::clone(&writer),
+        id,
+        stream.clone(),
+        backup,
+        Compressor::new(),
+    );
+    let found = catalogue::read(client, settings.kind).await?;
     // Documents are read as a majority has them, by members that have come as far as T0.
     let copied = copy::all(
         client,
@@ -109,8 +119,8 @@ async fn take_from(
         progress,
     )
     .await?;
-    let (users, roles) = accounts(client).await?;
-    let t1 = last_time(client, t0).await?;
+    let (users, roles) = accounts(client, settings.kind).await?;
+    let (t0, t1) = times.last(t0, settings.log_wait).await?;
     if feature_compatibility(client).await?.unwrap_or_default() != server.fcv {
         let reason = "the feature compatibility version changed while the base copy was taken; take another one";
         return Err(EngineError::Unsupported(reason.into()));
@@ -148,7 +158,7 @@ async fn take_from(
         .finish(needs.start, needs.end, times, &encoded)
         .await?;
     let stored_bytes = durable.stored_bytes + object_bytes(header.payload_bytes);
-    let log = wait_for_log(writer.archive(), needs, settings.log_wait).await?;
+    let log = wait_for_log(writer.archive(), &stream, needs, settings.log_wait).await?;
     Ok(Taken {
         id,
         manifest,
@@ -157,75 +167,11 @@ async fn take_from(
     })
 }
 
-/// T0: what the majority has now, but not behind the start of a transaction that is open. Where only no-ops came last, the last
-/// entry before them, as far as the archive's log reaches back: an idle source's no-ops are archived late.
-async fn first_time(
-    client: &Client,
-    writer: &Writer,
-    majority: ClusterTime,
-) -> Result<ClusterTime, EngineError> {
-    let mut t0 = majority;
-    if let (Some(last), Some(start)) = (
-        last_change(client, majority).await?,
-        log_start(writer.archive()).await?,
-    ) {
-        t0 = last.max(start.previous()).min(majority);
-    }
-    Ok(match oldest_transaction(client).await? {
-        Some(open) => t0.min(open.previous()),
-        None => t0,
-    })
-}
-
-/// T1: the last change that a majority has, now that everything is read.
-async fn last_time(client: &Client, t0: ClusterTime) -> Result<ClusterTime, EngineError> {
-    let majority = Majority::ask(&client.database("admin")).await?.ts;
-    let last = last_change(client, majority).await?.unwrap_or(majority);
-    Ok(last.max(t0))
-}
-
-/// The last entry up to `majority` that is not a no-op; `None` if there is none, or the oplog cannot be read.
-async fn last_change(
-    client: &Client,
-    majority: ClusterTime,
-) -> Result<Option<ClusterTime>, EngineError> {
-    let entries = client
-        .database("local")
-        .collection::<RawDocumentBuf>("oplog.rs");
-    let filter = doc! { "op": { "$ne": "n" }, "ts": { "$lte": Timestamp::from(majority) } };
-    let find = entries
-        .find_one(filter)
-        .sort(doc! { "$natural": -1 })
-        .projection(doc! { "ts": 1 });
-    let found = find.read_concern(ReadConcern::majority()).await;
-    match found.map_err(EngineError::from) {
-        Ok(found) => Ok(found
-            .and_then(|entry| entry.get_timestamp("ts").ok())
-            .map(ClusterTime::from)),
-        Err(EngineError::Refused { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// The first entry of the oldest transaction that is prepared, or that has written entries and not ended.
-async fn oldest_transaction(client: &Client) -> Result<Option<ClusterTime>, EngineError> {
-    let transactions = client
-        .database("config")
-        .collection::<RawDocumentBuf>("transactions");
-    let filter = doc! { "state": { "$in": ["prepared", "inProgress"] } };
-    let found = transactions.find(filter).await;
-    let found = found.map_err(|error| refused("reading config.transactions", error))?;
-    let found: Vec<RawDocumentBuf> = found.try_collect().await?;
-    let starts = found.iter().filter_map(|transaction| {
-        let start = transaction.get_document("startOpTime").ok()?;
-        start.get_timestamp("ts").ok().map(ClusterTime::from)
-    });
-    Ok(starts.min())
-}
-
-/// Users and roles, word for word.
+/// Users and roles, word for word. A change stream asks for less than the oplog: an account that may not read them gets a copy
+/// without them.
 async fn accounts(
     client: &Client,
+    kind: LogKind,
 ) -> Result<(Vec<RawDocumentBuf>, Vec<RawDocumentBuf>), EngineError> {
     let admin = client.database("admin");
     let mut found = Vec::new();
@@ -234,14 +180,21 @@ async fn accounts(
         ("system.roles", "reading admin.system.roles"),
     ] {
         let documents = admin.collection::<RawDocumentBuf>(name).find(doc! {}).await;
-        let documents = documents.map_err(|error| refused(what, error))?;
-        found.push(documents.try_collect::<Vec<_>>().await?);
+        let documents = match documents.map_err(|error| refused(what, error)) {
+            Ok(documents) => documents.try_collect::<Vec<_>>().await?,
+            Err(EngineError::Refused { message, .. }) if kind == LogKind::Events => {
+                tracing::warn!(message, "the base copy has no {name}: {what} is refused");
+                Vec::new()
+            }
+            Err(error) => return Err(error),
+        };
+        found.push(documents);
     }
     let roles = found.pop().unwrap_or_default();
     Ok((found.pop().unwrap_or_default(), roles))
 }
 
-fn refused(what: &'static str, error: mongodb::error::Error) -> EngineError {
+pub(super) fn refused(what: &'static str, error: mongodb::error::Error) -> EngineError {
     match error.into() {
         EngineError::Refused { message, .. } => EngineError::Refused { what, message },
         other => other,

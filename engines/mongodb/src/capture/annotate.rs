@@ -3,28 +3,30 @@
 use pitr_archive::writer::{Annotate, Annotation};
 
 use super::Fcv;
-use crate::entry::{Head, split_documents};
+use crate::LogKind;
 use crate::summary::LogSummary;
 
-pub(super) struct OplogAnnotator {
+pub(super) struct Annotator {
+    kind: LogKind,
     fcv: Fcv,
     summary: LogSummary,
 }
 
-impl OplogAnnotator {
-    pub(super) fn new(fcv: Fcv) -> Self {
+impl Annotator {
+    pub(super) fn new(kind: LogKind, fcv: Fcv) -> Self {
         Self {
+            kind,
             fcv,
             summary: LogSummary::default(),
         }
     }
 }
 
-impl Annotate for OplogAnnotator {
+impl Annotate for Annotator {
     fn observe(&mut self, _start: u64, bytes: &[u8]) {
-        for entry in split_documents(bytes) {
-            match entry.and_then(Head::read) {
-                Ok(head) => self.summary.observe(&head),
+        for entry in self.kind.entries(bytes) {
+            match entry {
+                Ok((head, _)) => self.summary.observe(&head),
                 // Capture passes on only what it could read the head of.
                 Err(_) => self.summary.incomplete = true,
             }

@@ -1,23 +1,34 @@
 //! Capture: from the source's log into the archive's log writer.
 //!
-//! `run` reconnects for ever; `session` is one connection; `place` decides where to go on, and whether the source's log is still the
-//! one that was archived; `oplog` moves entries; `annotate` notes what they are; `majority` watches how far the set is.
+//! `run` reconnects for ever; `place` decides where to go on, and whether the source's log is still the one that was archived, which
+//! `oplog` and `events` read; `session` moves what they send through `intake` (`entries`, `groups`) to the writer; `annotate` notes
+//! what passes; `majority` watches how far the set is.
 
 mod annotate;
+mod entries;
+mod events;
+mod fragments;
+mod groups;
 mod intake;
 mod majority;
 mod oplog;
+mod pieces;
 mod place;
+mod session;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bson::raw::RawDocument;
 use pitr_archive::writer::{Compressor, LogSettings, Writer};
 use tokio::sync::watch;
 
+pub(crate) use events::ChangeStream;
+
 use crate::connect::Connection;
+use crate::entry::Head;
 use crate::source::{Server, Source};
-use crate::{ClusterTime, EngineError};
+use crate::{ClusterTime, EngineError, LogKind};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
@@ -27,6 +38,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(15);
 pub struct CaptureSettings {
     /// How to connect.
     pub connection: Connection,
+    /// Which of the source's logs is read.
+    pub kind: LogKind,
     /// Go on although the store lost segments that it had: a break is recorded.
     pub accept_break: bool,
     /// How the log is cut.
@@ -72,7 +85,29 @@ type Fcv = Arc<Mutex<String>>;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Last {
     ts: ClusterTime,
-    term: i64,
+    /// What tells it from another one of that time: the election term of an entry, a digest of an event's resume token.
+    sign: i64,
+}
+
+impl Last {
+    fn of_entry(head: &Head<'_>) -> Self {
+        Self {
+            ts: head.ts,
+            sign: head.term,
+        }
+    }
+
+    fn of_event(event: &RawDocument, head: &Head<'_>) -> Self {
+        let token = event
+            .get_document("_id")
+            .map_or(&[][..], RawDocument::as_bytes);
+        let digest = blake3::hash(token);
+        let first = digest.as_bytes().first_chunk();
+        Self {
+            ts: head.ts,
+            sign: i64::from_le_bytes(*first.expect("a digest has 32 bytes")),
+        }
+    }
 }
 
 /// One capture.
@@ -84,14 +119,16 @@ struct Capture {
     status: watch::Sender<CaptureStatus>,
     shutdown: watch::Receiver<bool>,
     last: Option<Last>,
+    /// How often an event was too large for the server to send: then it is asked for without pre-image, then it is given up.
+    too_large: u32,
 }
 
 /// Captures until `shutdown` becomes true; then closes the open segment and waits until it is durable. Reconnects for as long as
 /// it takes.
 ///
 /// # Errors
-/// What waiting cannot mend: another replica set, a fenced writer, a store that lost segments, an account that may not read the
-/// oplog at the first connection.
+/// What waiting cannot mend: another replica set, a fenced writer, a store that lost segments, an archive of the source's other log,
+/// an account that may not read the log at the first connection.
 pub async fn run(
     writer: Arc<Writer>,
     settings: CaptureSettings,
@@ -107,7 +144,11 @@ pub async fn run(
         status,
         shutdown,
         last: None,
+        too_large: 0,
     };
+    for unseen in capture.settings.kind.cannot_see() {
+        tracing::warn!("a change stream does not see {unseen}");
+    }
     let (mut backoff, mut streamed_once) = (BACKOFF_FIRST, false);
     loop {
         if *capture.shutdown.borrow() {
@@ -121,6 +162,7 @@ pub async fn run(
             .status
             .send_modify(|status| status.streaming = false);
         streamed_once |= streamed;
+        capture.too_large += u32::from(matches!(error, EngineError::TooLarge(_)));
         if error.is_permanent(streamed_once) {
             return Err(error);
         }
@@ -148,6 +190,11 @@ impl Capture {
         };
         client.shutdown().immediate(true).await;
         ended
+    }
+
+    /// Whether documents are asked for as they were before a change, where the source keeps that.
+    fn pre_images(&self) -> bool {
+        self.too_large == 0
     }
 
     /// `None` if we are asked to stop before `work` is done.

@@ -1,236 +1,116 @@
-//! One session on the oplog: entries as a majority has them, in raw batches, into the log writer.
+//! The source's oplog: its oldest entry, what lies in a range, and following it.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::ops::Range;
 
+use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::{Timestamp, doc};
 use futures_util::TryStreamExt;
-use mongodb::Client;
-use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
-use pitr_archive::object::StreamName;
-use pitr_archive::writer::{LogWriter, Progress};
+use mongodb::options::{
+    CollectionOptions, CursorType, ReadConcern, ReadPreference, SelectionCriteria,
+};
+use mongodb::{Client, Collection, Database};
 
-use super::annotate::OplogAnnotator;
-use super::intake::{Intake, Ready};
-use super::majority::MajorityWatch;
-use super::place::{Oplog, Place};
-use super::{Capture, Last};
-use crate::source::{Majority, Server};
-use crate::{ClusterTime, EngineError, OPLOG_STREAM};
+use super::Last;
+use super::place::Stretch;
+use crate::entry::Head;
+use crate::{ClusterTime, EngineError};
 
-/// Entries in a batch. The server ends a batch at 16 MiB, whatever is asked for.
-const BATCH_ENTRIES: u32 = 10_000;
-/// The server answers after so long though nothing happened.
-const AWAIT: Duration = Duration::from_secs(1);
-/// A commit's wall time is read before its entry is written.
-const MARGIN_US: i64 = 1_000_000;
+/// A member that lags is waited for so long before another attempt.
+const COMPARE_MS: i64 = 10_000;
 
-enum Step {
-    Stop,
-    WriterStopped,
+/// The source's oplog, read as a majority has it.
+pub(super) struct Oplog {
+    entries: Collection<RawDocumentBuf>,
+    local: Database,
+    /// Which member to ask.
+    preference: SelectionCriteria,
 }
 
-/// A session's own state.
-struct Session<'a> {
-    capture: &'a Capture,
-    log: &'a LogWriter,
-    intake: Intake,
-    /// Ends of what was handed over and is not durable, with wall times.
-    pending: VecDeque<(u64, i64)>,
-    /// The last entry that was handed over.
-    handed: Option<Last>,
-}
+impl Oplog {
+    pub(super) fn of(client: &Client) -> Self {
+        let options = CollectionOptions::builder()
+            .read_concern(ReadConcern::majority())
+            .build();
+        let local = client.database("local");
+        let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
+        Self {
+            entries: local.collection_with_options("oplog.rs", options),
+            local,
+            preference: client.selection_criteria().cloned().unwrap_or(primary),
+        }
+    }
 
-impl Capture {
-    pub(super) async fn tail(
-        &mut self,
-        client: &Client,
-        server: &Server,
-        place: Place,
-    ) -> Result<(), EngineError> {
-        let Place { resume, from, last } = place;
-        let oplog = Oplog::of(client);
-        let follow = oplog.follow(last.map_or(from, |last| last.ts), BATCH_ENTRIES, AWAIT);
-        let Some(batches) = self.until_stop(follow).await? else {
-            return Ok(());
+    pub(super) async fn oldest(&self) -> Result<ClusterTime, EngineError> {
+        let first = self
+            .entries
+            .find_one(doc! {})
+            .sort(doc! { "$natural": 1 })
+            .await
+            .map_err(refused)?;
+        let first = first.ok_or(EngineError::Answer("entry in local.oplog.rs"))?;
+        head(&first).map(|head| head.ts)
+    }
+
+    /// What lies in `positions`, from a member whose majority has come so far.
+    pub(super) async fn stretch(&self, positions: Range<u64>) -> Result<Stretch, EngineError> {
+        let [start, end] =
+            [positions.start, positions.end].map(|at| Timestamp::from(ClusterTime(at)));
+        let reached = Timestamp::from(ClusterTime(positions.end).previous());
+        let command = doc! {
+            "find": "oplog.rs", "filter": { "ts": { "$gte": start, "$lt": end } }, "sort": { "$natural": 1 },
+            "readConcern": { "level": "majority", "afterClusterTime": reached }, "maxTimeMS": COMPARE_MS,
         };
-        let fcv = Arc::new(Mutex::new(server.fcv.clone()));
-        let log = LogWriter::start(
-            Arc::clone(&self.writer),
-            StreamName::new(OPLOG_STREAM).expect("letters are the name of a stream"),
-            resume,
-            from.0,
-            self.settings.log.clone(),
-            self.compressor.clone(),
-            Box::new(OplogAnnotator::new(Arc::clone(&fcv))),
-        );
-        let durable = log.progress().borrow().durable;
-        tracing::info!(from = %from, set = %self.source, version = server.version, "following the oplog");
-        self.status.send_modify(|status| {
-            (status.received, status.durable) = (from.previous(), ClusterTime(durable));
-            status.durable_wall = status
-                .durable_wall
-                .max(i64::from(from.seconds()) * 1_000_000);
-            status.pending = false;
-        });
-        let majority = MajorityWatch::start(client.clone(), server.majority, fcv);
-        let before = last.unwrap_or(Last {
-            ts: from.previous(),
-            term: -1,
-        });
-        let mut session = Session {
-            capture: self,
-            log: &log,
-            intake: Intake::new(from, before),
-            pending: VecDeque::new(),
-            handed: last,
-        };
-        let outcome = session.pump(batches, majority, last).await;
-        let handed = session.handed;
-        match outcome {
-            Ok(Step::Stop) => {
-                log.finish().await?;
-                Ok(())
-            }
-            Ok(Step::WriterStopped) => match log.finish().await {
-                Err(error) => Err(error.into()),
-                Ok(_) => unreachable!("a writer stops before its end only with an error"),
-            },
-            // What was received is not thrown away: it need not be sent again.
-            Err(error) => {
-                log.finish().await?;
-                self.last = handed;
-                Err(error)
+        let find = self
+            .local
+            .run_cursor_command(command)
+            .selection_criteria(self.preference.clone());
+        let mut batches = find.batch().await.map_err(refused)?;
+        let mut found = Stretch::default();
+        while let Some(batch) = batches.try_next().await? {
+            for entry in batch.doc_slices()? {
+                let entry = entry
+                    .ok()
+                    .and_then(|entry| entry.as_document())
+                    .ok_or(EngineError::Answer("documents"))?;
+                let head = head(entry)?;
+                found.add(entry.as_bytes().len(), head.wall, Last::of_entry(&head));
             }
         }
+        Ok(found)
+    }
+
+    /// Follows the oplog from the entry `from` on, or the first one after it.
+    pub(super) async fn follow(
+        &self,
+        from: ClusterTime,
+        batch_entries: u32,
+        wait: std::time::Duration,
+    ) -> Result<mongodb::raw_batch_cursor::RawBatchCursor, EngineError> {
+        let find = self
+            .entries
+            .find(doc! { "ts": { "$gte": Timestamp::from(from) } });
+        let find = find
+            .cursor_type(CursorType::TailableAwait)
+            .max_await_time(wait)
+            .batch_size(batch_entries);
+        find.no_cursor_timeout(true).batch().await.map_err(refused)
     }
 }
 
-impl Session<'_> {
-    /// Until the cursor ends, the writer stops, or we are asked to stop. Reads only when the writer has room.
-    async fn pump(
-        &mut self,
-        mut batches: RawBatchCursor,
-        mut majority: MajorityWatch,
-        mut expected: Option<Last>,
-    ) -> Result<Step, EngineError> {
-        let mut progress = self.log.progress();
-        let mut shutdown = self.capture.shutdown.clone();
-        loop {
-            let batch = tokio::select! {
-                biased;
-                _ = shutdown.wait_for(|&stop| stop) => return Ok(Step::Stop),
-                changed = progress.changed() => {
-                    if changed.is_err() {
-                        return Ok(Step::WriterStopped);
-                    }
-                    self.is_durable(*progress.borrow_and_update());
-                    continue;
-                }
-                reading = majority.changed() => {
-                    self.reached(reading);
-                    continue;
-                }
-                batch = batches.try_next() => batch?,
-            };
-            let Some(batch) = batch else {
-                return Err(EngineError::Jumped("the server ended the cursor".into()));
-            };
-            let stopped = tokio::select! {
-                biased;
-                _ = shutdown.wait_for(|&stop| stop) => return Ok(Step::Stop),
-                handed = self.take(&batch, &mut expected) => !handed?,
-            };
-            if stopped {
-                return Ok(Step::WriterStopped);
-            }
-        }
-    }
+fn head(entry: &RawDocument) -> Result<Head<'_>, EngineError> {
+    Head::read(entry).map_err(|error| EngineError::Jumped(error.to_string()))
+}
 
-    /// Takes the entries of a batch; the first of a session is the last that was archived. False: the writer has stopped.
-    async fn take(
-        &mut self,
-        batch: &RawBatch,
-        expected: &mut Option<Last>,
-    ) -> Result<bool, EngineError> {
-        for entry in batch.doc_slices()? {
-            let entry = entry.map_err(|_| EngineError::Answer("whole documents"))?;
-            let entry = entry
-                .as_document()
-                .ok_or(EngineError::Answer("documents"))?;
-            if let Some(last) = expected.take() {
-                let head = crate::Head::read(entry)
-                    .map_err(|error| EngineError::Jumped(error.to_string()))?;
-                if (head.ts, head.term) != (last.ts, last.term) {
-                    let reason = format!(
-                        "{} of term {} stands where {} of term {} stood",
-                        head.ts, head.term, last.ts, last.term
-                    );
-                    return Err(EngineError::Jumped(reason));
-                }
-                continue;
-            }
-            let full = self.intake.take(entry)?;
-            if full && !self.hand_over().await {
-                return Ok(false);
-            }
-        }
-        Ok(self.hand_over().await)
-    }
-
-    async fn hand_over(&mut self) -> bool {
-        let received = self.intake.last().ts;
-        let ready = self.intake.flush();
-        if let Some(ready) = ready {
-            let Some(room) = self.log.room().await else {
-                return false;
-            };
-            let Ready {
-                start,
-                bytes,
-                ends,
-                wall,
-                last,
-            } = ready;
-            room.append_records(start.0, bytes, ends);
-            self.pending.push_back((last.ts.next().0, wall));
-            self.handed = Some(last);
-        }
-        let pending = !self.pending.is_empty();
-        self.capture.status.send_modify(|status| {
-            status.streaming = true;
-            (status.received, status.pending) = (received, pending);
-        });
-        true
-    }
-
-    fn is_durable(&mut self, progress: Progress) {
-        let mut wall = None;
-        while let Some((_, at)) = self
-            .pending
-            .pop_front_if(|(end, _)| *end <= progress.durable)
-        {
-            wall = Some(at);
-        }
-        let pending = !self.pending.is_empty();
-        self.capture.status.send_modify(|status| {
-            (status.durable, status.pending) = (ClusterTime(progress.durable), pending);
-            status.durable_wall = wall.unwrap_or(status.durable_wall);
-        });
-    }
-
-    /// The set has come so far. If that is all it wrote, and we have it, its clock proves quiet time.
-    fn reached(&mut self, majority: Majority) {
-        self.capture.status.send_modify(|status| {
-            status.majority = majority.ts.max(status.majority);
-            status.majority_wall = majority.wall.max(status.majority_wall);
-        });
-        let all = majority.is_all && self.intake.last().ts >= majority.ts;
-        if all
-            && self.intake.is_quiet()
-            && let Some(room) = self.log.room_now()
-        {
-            room.observe_clock(majority.clock - MARGIN_US, self.intake.position().0);
-        }
+/// Names what is refused where an operator can do something about it.
+fn refused(error: mongodb::error::Error) -> EngineError {
+    match error.into() {
+        EngineError::Refused {
+            what: "a command",
+            message,
+        } => EngineError::Refused {
+            what: "reading local.oplog.rs",
+            message,
+        },
+        other => other,
     }
 }

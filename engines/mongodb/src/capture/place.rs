@@ -1,27 +1,19 @@
 //! Where to go on: the position is read back from the store, and the source's oplog is compared with what was archived there.
 //!
-//! The daemon cannot open what it sealed. So the range of the last segment is read again from the source: the same bytes in number,
-//! between the same wall times, ending in the same entry, are the same log. Within one life the last entry's term is compared as well.
+//! The daemon cannot open what it sealed. So the range of the last segment is read again from the oplog: the same bytes in number,
+//! between the same wall times, ending in the same entry, are the same log. Of a change stream only the last event is read again, for
+//! pre-images expire. Within one life the last entry's term, or the last event's token, is compared as well.
 
-use std::ops::Range;
-
-use bson::raw::{RawDocument, RawDocumentBuf};
-use bson::{Timestamp, doc};
-use futures_util::TryStreamExt;
-use mongodb::options::{
-    CollectionOptions, CursorType, ReadConcern, ReadPreference, SelectionCriteria,
-};
-use mongodb::{Client, Collection, Database};
-use pitr_archive::object::{Header, StreamName};
+use mongodb::Client;
+use pitr_archive::object::Header;
+use pitr_archive::reader::LogReader;
 use pitr_archive::writer::{Resume, resume};
 
+use super::events::ChangeStream;
+use super::oplog::Oplog;
 use super::{Capture, Last};
-use crate::entry::Head;
 use crate::source::Server;
-use crate::{ClusterTime, EngineError, OPLOG_STREAM};
-
-/// A member that lags is waited for so long before another attempt.
-const COMPARE_MS: i64 = 10_000;
+use crate::{ClusterTime, EngineError, LogKind};
 
 /// Where a session begins.
 pub(super) struct Place {
@@ -41,12 +33,22 @@ enum Compared {
     Other(&'static str),
 }
 
-/// What the source has in the range of the last segment.
+/// What the source has in a range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Stretch {
+pub(super) struct Stretch {
     bytes: u64,
     walls: Option<(i64, i64)>,
     last: Option<Last>,
+}
+
+impl Stretch {
+    /// Counts an entry in.
+    pub(super) fn add(&mut self, bytes: usize, wall: i64, last: Last) {
+        self.bytes += bytes as u64;
+        let (low, high) = self.walls.unwrap_or((wall, wall));
+        self.walls = Some((low.min(wall), high.max(wall)));
+        self.last = Some(last);
+    }
 }
 
 impl Capture {
@@ -56,7 +58,7 @@ impl Capture {
         client: &Client,
         server: &Server,
     ) -> Result<Option<Place>, EngineError> {
-        let stream = StreamName::new(OPLOG_STREAM).expect("letters are the name of a stream");
+        let stream = self.settings.kind.stream();
         let accept = self.settings.accept_break;
         let found = async { Ok(resume(&self.writer, &stream, accept).await?) };
         let Some(resume) = self.until_stop(found).await? else {
@@ -64,6 +66,7 @@ impl Capture {
         };
         let majority = server.majority.ts;
         let Some(durable) = resume.durable().map(ClusterTime) else {
+            self.settings.kind.check(self.writer.archive()).await?;
             tracing::info!(from = %majority, "the archive is empty; capture begins with the majority's last entry");
             return Ok(Some(Place {
                 resume,
@@ -74,8 +77,10 @@ impl Capture {
         if majority < durable.previous() {
             return Err(EngineError::Behind { majority, durable });
         }
-        let oplog = Oplog::of(client);
-        let Some(compared) = self.until_stop(self.compare(&oplog, &resume)).await? else {
+        let Some(compared) = self
+            .until_stop(self.compare(client, server, &resume))
+            .await?
+        else {
             return Ok(None);
         };
         let last = match compared {
@@ -91,32 +96,74 @@ impl Capture {
         }))
     }
 
-    async fn compare(&self, oplog: &Oplog, resume: &Resume) -> Result<Compared, EngineError> {
-        let oldest = oplog.oldest().await?;
-        let Some(header) = resume.last() else {
-            // Only the beginning of a run is known, and nothing of it landed: what follows it has to be there.
-            let start = ClusterTime(resume.durable().unwrap_or_default());
-            return Ok(if oldest <= start {
-                Compared::Same(None)
-            } else {
-                Compared::Other(ROLLED_OVER)
-            });
+    async fn compare(
+        &self,
+        client: &Client,
+        server: &Server,
+        resume: &Resume,
+    ) -> Result<Compared, EngineError> {
+        let compared = match self.settings.kind {
+            LogKind::Oplog => compare_oplog(&Oplog::of(client), resume).await?,
+            LogKind::Events if self.too_large > 1 => Compared::Other(TOO_LARGE),
+            LogKind::Events => {
+                let stream = ChangeStream::new(client, server, false)?;
+                self.compare_events(&stream, resume).await?
+            }
         };
-        if oldest.0 >= header.end {
-            return Ok(Compared::Other(ROLLED_OVER));
-        }
-        let found = oplog.stretch(header.start..header.end).await?;
-        let compared = judge(header, oldest, found);
         Ok(match (compared, self.last) {
             (Compared::Same(Some(last)), Some(ours))
-                if last.ts == ours.ts && last.term != ours.term =>
+                if last.ts == ours.ts && last.sign != ours.sign =>
             {
                 Compared::Other(
-                    "an entry of another term stands where the archive ends: there was a rollback",
+                    "an entry of another term, or another event, stands where the archive ends: there was a rollback",
                 )
             }
             _ => compared,
         })
+    }
+
+    /// The last event is still there, or the source at least goes back to the durable end.
+    async fn compare_events(
+        &self,
+        stream: &ChangeStream<'_>,
+        resume: &Resume,
+    ) -> Result<Compared, EngineError> {
+        let durable = ClusterTime(resume.durable().unwrap_or_default());
+        if let Some(header) = self.last_with_events(resume).await? {
+            let first = if header.refill {
+                header.start
+            } else {
+                ClusterTime(header.end).previous().0
+            };
+            match stream.stretch(first..header.end).await {
+                Ok(found) => return Ok(judge_events(&header, found)),
+                // A waypoint may stand far behind the last event.
+                Err(EngineError::HistoryLost) if header.end < durable.0 => {}
+                Err(EngineError::HistoryLost) => return Ok(Compared::Other(ROLLED_OVER)),
+                Err(error) => return Err(error),
+            }
+        }
+        match stream.open(durable, PROBE).await {
+            Ok(_) => Ok(Compared::Same(None)),
+            Err(EngineError::HistoryLost) => Ok(Compared::Other(ROLLED_OVER)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The last segment, or if it holds only waypoints the one in which the run's latest wall time stands.
+    async fn last_with_events(&self, resume: &Resume) -> Result<Option<Header>, EngineError> {
+        let Some(last) = resume.last() else {
+            return Ok(None);
+        };
+        if last.time_high.is_none() || last.time_max.is_some() {
+            return Ok(Some(last.clone()).filter(|last| last.time_max.is_some()));
+        }
+        let stream = self.settings.kind.stream();
+        let reader = LogReader::new(std::sync::Arc::clone(self.writer.archive()), stream);
+        let seqs = last.run_seq..last.seq + 1;
+        let reached = |header: &Header| header.time_high >= last.time_high;
+        let seq = reader.partition(seqs, reached).await?;
+        Ok(Some(reader.header_of(seq).await?))
     }
 
     /// Begins a new run behind what is archived: the break stands in its first segment's header.
@@ -130,9 +177,9 @@ impl Capture {
         let from = majority.max(durable.next());
         tracing::error!(
             %durable, %from, reason,
-            "the oplog does not continue where the archive ends: a gap is recorded, and only a new base copy makes later moments restorable"
+            "the source's log does not continue where the archive ends: a gap is recorded, and only a new base copy makes later moments restorable"
         );
-        self.last = None;
+        (self.last, self.too_large) = (None, self.too_large.min(1));
         self.status.send_modify(|status| status.gaps += 1);
         Place {
             resume,
@@ -144,12 +191,44 @@ impl Capture {
 
 const ROLLED_OVER: &str =
     "the oplog has rolled over: its oldest entry comes after the last archived one";
+const TOO_LARGE: &str = "a change is larger than the server can send or an archive can hold";
+const OTHER: &str = "something else stands where the archive ends: the set was rolled back, or restored from a copy";
+/// A stream that is only tried out need not wait.
+const PROBE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// Compares the last segment with what the source has in its range.
+async fn compare_oplog(oplog: &Oplog, resume: &Resume) -> Result<Compared, EngineError> {
+    let oldest = oplog.oldest().await?;
+    let Some(header) = resume.last() else {
+        // Only the beginning of a run is known, and nothing of it landed: what follows it has to be there.
+        let start = ClusterTime(resume.durable().unwrap_or_default());
+        return Ok(if oldest <= start {
+            Compared::Same(None)
+        } else {
+            Compared::Other(ROLLED_OVER)
+        });
+    };
+    if oldest.0 >= header.end {
+        return Ok(Compared::Other(ROLLED_OVER));
+    }
+    let found = oplog.stretch(header.start..header.end).await?;
+    Ok(judge(header, oldest, found))
+}
+
+/// Compares a segment with what the stream has at its end.
+fn judge_events(header: &Header, found: Stretch) -> Compared {
+    let inside = |(low, high): (i64, i64)| {
+        header.time_min.is_some_and(|min| min <= low)
+            && header.time_max.is_some_and(|max| high <= max)
+    };
+    match found.last {
+        Some(last) if found.walls.is_some_and(inside) => Compared::Same(Some(last)),
+        _ => Compared::Other(OTHER),
+    }
+}
+
+/// Compares the last segment with what the oplog has in its range.
 fn judge(header: &Header, oldest: ClusterTime, found: Stretch) -> Compared {
-    let other = Compared::Other(
-        "something else stands where the archive ends: the set was rolled back, or restored from a copy",
-    );
+    let other = Compared::Other(OTHER);
     if header.plaintext_bytes == 0 {
         return if found == Stretch::default() {
             Compared::Same(None)
@@ -179,112 +258,9 @@ fn judge(header: &Header, oldest: ClusterTime, found: Stretch) -> Compared {
     }
 }
 
-/// The source's oplog, read as a majority has it.
-pub(super) struct Oplog {
-    entries: Collection<RawDocumentBuf>,
-    local: Database,
-    /// Which member to ask.
-    preference: SelectionCriteria,
-}
-
-impl Oplog {
-    pub(super) fn of(client: &Client) -> Self {
-        let options = CollectionOptions::builder()
-            .read_concern(ReadConcern::majority())
-            .build();
-        let local = client.database("local");
-        let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
-        Self {
-            entries: local.collection_with_options("oplog.rs", options),
-            local,
-            preference: client.selection_criteria().cloned().unwrap_or(primary),
-        }
-    }
-
-    pub(super) async fn oldest(&self) -> Result<ClusterTime, EngineError> {
-        let first = self
-            .entries
-            .find_one(doc! {})
-            .sort(doc! { "$natural": 1 })
-            .await
-            .map_err(refused)?;
-        let first = first.ok_or(EngineError::Answer("entry in local.oplog.rs"))?;
-        head(&first).map(|head| head.ts)
-    }
-
-    /// What lies in `positions`, from a member whose majority has come so far.
-    async fn stretch(&self, positions: Range<u64>) -> Result<Stretch, EngineError> {
-        let [start, end] =
-            [positions.start, positions.end].map(|at| Timestamp::from(ClusterTime(at)));
-        let reached = Timestamp::from(ClusterTime(positions.end).previous());
-        let command = doc! {
-            "find": "oplog.rs", "filter": { "ts": { "$gte": start, "$lt": end } }, "sort": { "$natural": 1 },
-            "readConcern": { "level": "majority", "afterClusterTime": reached }, "maxTimeMS": COMPARE_MS,
-        };
-        let find = self
-            .local
-            .run_cursor_command(command)
-            .selection_criteria(self.preference.clone());
-        let mut batches = find.batch().await.map_err(refused)?;
-        let mut found = Stretch::default();
-        while let Some(batch) = batches.try_next().await? {
-            for entry in batch.doc_slices()? {
-                let entry = entry
-                    .ok()
-                    .and_then(|entry| entry.as_document())
-                    .ok_or(EngineError::Answer("documents"))?;
-                let head = head(entry)?;
-                found.bytes += entry.as_bytes().len() as u64;
-                let (low, high) = found.walls.unwrap_or((head.wall, head.wall));
-                found.walls = Some((low.min(head.wall), high.max(head.wall)));
-                found.last = Some(Last {
-                    ts: head.ts,
-                    term: head.term,
-                });
-            }
-        }
-        Ok(found)
-    }
-
-    /// Follows the oplog from the entry `from` on, or the first one after it.
-    pub(super) async fn follow(
-        &self,
-        from: ClusterTime,
-        batch_entries: u32,
-        wait: std::time::Duration,
-    ) -> Result<mongodb::raw_batch_cursor::RawBatchCursor, EngineError> {
-        let find = self
-            .entries
-            .find(doc! { "ts": { "$gte": Timestamp::from(from) } });
-        let find = find
-            .cursor_type(CursorType::TailableAwait)
-            .max_await_time(wait)
-            .batch_size(batch_entries);
-        find.no_cursor_timeout(true).batch().await.map_err(refused)
-    }
-}
-
-fn head(entry: &RawDocument) -> Result<Head<'_>, EngineError> {
-    Head::read(entry).map_err(|error| EngineError::Jumped(error.to_string()))
-}
-
-/// Names what is refused where an operator can do something about it.
-fn refused(error: mongodb::error::Error) -> EngineError {
-    match error.into() {
-        EngineError::Refused {
-            what: "a command",
-            message,
-        } => EngineError::Refused {
-            what: "reading local.oplog.rs",
-            message,
-        },
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use pitr_archive::object::{Id, Kind};
+    use pitr_archive::object::{Id, Kind, StreamName};
 
     use super::*;
 
@@ -293,7 +269,7 @@ mod tests {
     fn found(bytes: u64, walls: (i64, i64), last: (u32, u32)) -> Stretch {
         let last = Last {
             ts: ClusterTime::new(last.0, last.1),
-            term: 1,
+            sign: 1,
         };
         Stretch {
             bytes,
@@ -309,7 +285,7 @@ mod tests {
             archive_id: Id::default(),
             key_id: Id::default(),
             writer_id: Id::default(),
-            stream: StreamName::new(OPLOG_STREAM).unwrap(),
+            stream: StreamName::new("oplog").unwrap(),
             set_id: Id::default(),
             seq: 3,
             start: ClusterTime::new(SECONDS.0, 1).0,
@@ -360,6 +336,16 @@ mod tests {
                 matches!(judge(&header, inside, other), Compared::Other(_)),
                 "{other:?}"
             );
+        }
+    }
+
+    #[test]
+    fn the_last_event_is_known_by_its_time_and_its_wall_time() {
+        let header = header(500);
+        let same = found(80, (150, 150), (12, 5));
+        assert_eq!(judge_events(&header, same), Compared::Same(same.last));
+        for other in [found(80, (201, 201), (12, 5)), Stretch::default()] {
+            assert_eq!(judge_events(&header, other), Compared::Other(OTHER));
         }
     }
 

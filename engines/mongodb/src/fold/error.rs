@@ -12,8 +12,8 @@ use crate::ClusterTime;
 /// A fold that cannot go on. Nothing of a document's contents is in it.
 #[derive(Debug, thiserror::Error)]
 pub enum FoldError {
-    /// Bytes that should be an oplog entry, or a part of one, are not.
-    #[error("the oplog entry at {at}: {what}")]
+    /// Bytes that should be an entry of the log, or a part of one, are not.
+    #[error("the entry of the log at {at}: {what}")]
     Malformed {
         /// The entry, or the last one before it.
         at: ClusterTime,
@@ -21,7 +21,7 @@ pub enum FoldError {
         what: &'static str,
     },
     /// An operation that this release does not know.
-    #[error("the oplog entry at {at} holds {what}, which this release does not know")]
+    #[error("the entry of the log at {at} holds {what}, which this release does not know")]
     Unknown {
         /// The entry.
         at: ClusterTime,
@@ -29,7 +29,7 @@ pub enum FoldError {
         what: String,
     },
     /// An update that cannot be applied.
-    #[error("the oplog entry at {at} for {namespace}: {error}")]
+    #[error("the entry of the log at {at} for {namespace}: {error}")]
     Update {
         /// The entry.
         at: ClusterTime,
@@ -46,7 +46,7 @@ pub enum FoldError {
     },
     /// A collection that neither the base copy nor the log describes.
     #[error(
-        "the oplog entry at {at} changes {namespace} ({uuid}), which neither the base copy nor the log describes"
+        "the entry of the log at {at} changes {namespace} ({uuid}), which neither the base copy nor the log describes"
     )]
     Collection {
         /// The entry.

@@ -102,6 +102,12 @@ impl<'a> Document<'a> {
         }
     }
 
+    /// One without elements.
+    #[must_use]
+    pub const fn empty() -> Document<'static> {
+        Document(&[5, 0, 0, 0, 0])
+    }
+
     /// The document that `bytes` begin with, and what follows it.
     pub fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Malformed> {
         let (first, rest) = bytes.split_at_checked(length(bytes)?).ok_or(Malformed)?;

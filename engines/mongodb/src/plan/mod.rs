@@ -7,15 +7,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use pitr_archive::catalogue::{Backup, BackupId, Catalogue};
-use pitr_archive::object::StreamName;
 use pitr_archive::reader::LogReader;
 use pitr_archive::{ArchiveError, Reading, layout};
 
 use crate::base::{BaseError, BaseManifest, BaseReader};
-use crate::entry::{Head, split_documents};
+use crate::entry::Head;
 use crate::source::{Source, SourceError};
 use crate::target::Target;
-use crate::{ClusterTime, OPLOG_STREAM};
+use crate::{ClusterTime, LogKind};
 
 pub use windows::{Gap, Window, Windows};
 
@@ -55,6 +54,8 @@ pub struct EntryName {
 /// A plan that is proved: everything it names is there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
+    /// Which of the source's logs is replayed.
+    pub kind: LogKind,
     /// What was asked for.
     pub target: Target,
     /// Stop before it.
@@ -128,11 +129,12 @@ pub async fn plan(reading: &Arc<Reading>, target: Target, before: bool) -> Resul
     let archive = reading.archive();
     Source::of(archive)?;
     let catalogue = Catalogue::read(archive).await?;
-    let stream = StreamName::new(OPLOG_STREAM).expect("letters are the name of a stream");
-    let reader = LogReader::new(Arc::clone(archive), stream);
+    let kind = LogKind::archived(&catalogue);
+    let reader = LogReader::new(Arc::clone(archive), kind.stream());
     let planner = Planner {
         reading,
         reader,
+        kind,
         stretches: stretches(&catalogue),
         target,
         before,
@@ -144,6 +146,7 @@ pub async fn plan(reading: &Arc<Reading>, target: Target, before: bool) -> Resul
 struct Planner<'a> {
     reading: &'a Arc<Reading>,
     reader: LogReader,
+    kind: LogKind,
     stretches: Vec<Stretch>,
     target: Target,
     before: bool,
@@ -203,7 +206,8 @@ impl Planner<'_> {
             let mut previous = ClusterTime(self.reader.header_of(seq).await?.start).previous();
             for entry in self.entries(seq).await? {
                 if is_past(entry.wall) {
-                    return Ok((at, previous));
+                    // What shares its cluster time belongs to it.
+                    return Ok((at, previous.min(entry.ts.previous())));
                 }
                 previous = entry.ts;
             }
@@ -285,6 +289,7 @@ impl Planner<'_> {
         let listed = self.reader.prove_present(seqs.clone()).await?;
         let (last_in, first_left_out) = self.boundary(stretch, manifest.t0, stop).await?;
         Ok(Plan {
+            kind: self.kind,
             target: self.target,
             before: self.before,
             base: base.id,
@@ -371,9 +376,14 @@ impl Planner<'_> {
                 break;
             }
         }
-        // A segment whose entries all come after the stop: the last one in lies in the segment before it.
-        if last_in.is_none() && first > stretch.run.seqs.start {
-            let entries = self.entries(first - 1).await?;
+        // A segment whose entries all come after the stop, or that holds none: the last one in lies in a segment before it.
+        let mut seq = first;
+        while last_in.is_none()
+            && seq > stretch.run.seqs.start
+            && self.reader.header_of(seq).await?.start > t0.0
+        {
+            seq -= 1;
+            let entries = self.entries(seq).await?;
             last_in = entries
                 .into_iter()
                 .rfind(|entry| t0 < entry.ts && entry.ts <= stop);
@@ -384,8 +394,10 @@ impl Planner<'_> {
     async fn entries(&self, seq: u64) -> Result<Vec<EntryName>, PlanError> {
         let opened = self.reader.segment(seq, self.reading).await?;
         let bytes = opened.plaintext().map_err(ArchiveError::from)?;
-        let names = split_documents(&bytes)
-            .map(|entry| entry.and_then(Head::read).map(|head| EntryName::of(&head)));
+        let names = self
+            .kind
+            .entries(&bytes)
+            .map(|entry| entry.map(|(head, _)| EntryName::of(&head)));
         names
             .collect::<Result<_, _>>()
             .map_err(|error| PlanError::Segment {
@@ -405,7 +417,7 @@ impl EntryName {
             ts: head.ts,
             wall: head.wall,
             what,
-            ns: head.ns.into(),
+            ns: head.ns.clone().into_owned(),
         }
     }
 }

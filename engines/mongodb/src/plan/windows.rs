@@ -4,7 +4,7 @@ use pitr_archive::catalogue::{Backup, BackupId, Catalogue};
 use pitr_archive::reader::{Head, Run};
 
 use super::Moment;
-use crate::{ClusterTime, OPLOG_STREAM};
+use crate::{ClusterTime, LogKind};
 
 /// A stretch in which every moment can be restored.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,7 +19,7 @@ pub struct Window {
     pub base: BackupId,
 }
 
-/// A stretch of the oplog that was never archived.
+/// A stretch of the log that was never archived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Gap {
     /// The first position that is missing.
@@ -31,6 +31,8 @@ pub struct Gap {
 /// What can be restored, and what cannot.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Windows {
+    /// Which of the source's logs is archived.
+    pub kind: LogKind,
     /// Oldest first.
     pub windows: Vec<Window>,
     /// Oldest first.
@@ -65,6 +67,10 @@ impl Stretch {
     }
 }
 
+fn stream(catalogue: &Catalogue) -> Option<&pitr_archive::catalogue::Stream> {
+    catalogue.stream(LogKind::archived(catalogue).stream().as_str())
+}
+
 /// T1 of a base copy.
 pub(super) fn consistent(base: &Backup) -> Moment {
     Moment {
@@ -73,9 +79,9 @@ pub(super) fn consistent(base: &Backup) -> Moment {
     }
 }
 
-/// The runs of the oplog, oldest first.
+/// The runs of the archived log, oldest first.
 pub(super) fn stretches(catalogue: &Catalogue) -> Vec<Stretch> {
-    let Some(stream) = catalogue.stream(OPLOG_STREAM) else {
+    let Some(stream) = stream(catalogue) else {
         return Vec::new();
     };
     let last = stream.runs.len().saturating_sub(1);
@@ -115,10 +121,11 @@ impl Windows {
             from: ClusterTime(pair[0].run.positions.end),
             to: ClusterTime(pair[1].run.positions.start),
         };
-        let stream = catalogue.stream(OPLOG_STREAM);
+        let stream = stream(catalogue);
         let lost =
             |stream: &pitr_archive::catalogue::Stream| stream.end.check_tail(&stream.name).is_err();
         Self {
+            kind: LogKind::archived(catalogue),
             windows: stretches.iter().filter_map(window).collect(),
             gaps: stretches.windows(2).map(gap).collect(),
             lost_tail: stream.is_some_and(lost),

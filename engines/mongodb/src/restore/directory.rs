@@ -60,7 +60,7 @@ pub async fn into_directory(
         entries: state.entries,
         operations: folded.operations,
         spilled_bytes: folded.spilled_bytes,
-        remarks: selected.remarks.clone(),
+        remarks: [fold.remarks(selection), selected.remarks.clone()].concat(),
         ..Summary::default()
     };
     for (target, content) in selected.targets.iter().zip(&folded.contents) {

@@ -11,6 +11,7 @@ mod run;
 mod select;
 mod series;
 mod special;
+mod views;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};

@@ -13,15 +13,15 @@ use pitr_archive::catalogue::BackupId;
 use pitr_archive::object::StreamName;
 use tokio::runtime::Handle;
 
-use super::{RestoreError, accounts};
-use crate::ClusterTime;
+use super::{RestoreError, Selection, accounts, views};
 use crate::base::BaseReader;
 use crate::fold::catalogue::{Catalogue, Collection, from_base};
 use crate::fold::key::{Key, key};
 use crate::fold::raw::Document;
-use crate::fold::{Documents, Entry, FoldError, Folded, Keep, Limits, Sink, Unwrapper, Wanted};
+use crate::fold::{Documents, Entry, FoldError, Folded, Keep, Limits, Replay, Sink, Wanted};
 use crate::log::{Entries, PassOver};
 use crate::summary::{LogSummary, NamespaceCounts};
+use crate::{ClusterTime, LogKind};
 
 /// What a restore takes beside the fold: parts or segments that are read ahead, batches on their way to the target, the program.
 const BESIDE_BYTES: u64 = 160 << 20;
@@ -118,26 +118,56 @@ impl Fold {
         &self.limits
     }
 
+    /// Which of the source's logs is folded.
+    #[must_use]
+    pub fn kind(&self) -> LogKind {
+        LogKind::of(&self.source.stream)
+    }
+
+    /// What to know of a restore of `selection` from this log.
+    #[must_use]
+    pub(super) fn remarks(&self, selection: &Selection) -> Vec<String> {
+        let admin = selection.is_whole() || selection.only.iter().any(|only| only.db == "admin");
+        let remark = "users, roles and what else lies in the database admin are as the base copy found them: a change stream does not \
+                      show them";
+        let unseen = self.kind() == LogKind::Events && admin;
+        unseen.then(|| remark.to_owned()).into_iter().collect()
+    }
+
+    /// The log from its beginning.
+    async fn log(&self, keep: Keep, pass_over: PassOver) -> Result<Log, RestoreError> {
+        Ok(Log {
+            entries: self.entries_but(pass_over).await?,
+            replay: Replay::new(self.kind(), keep, self.limits.scratch.clone()),
+            // Of the oplog the fold itself sees a change.
+            fcv: Some(self.base.manifest().fcv.clone())
+                .filter(|fcv| self.kind() == LogKind::Events && !fcv.is_empty()),
+        })
+    }
+
     /// Folds the catalogue.
     pub async fn catalogue(&self) -> Result<State, RestoreError> {
-        let base = self.base.manifest().collections.iter();
+        let events = self.kind() == LogKind::Events;
+        let manifest = self.base.manifest();
+        let base = manifest.collections.iter();
         let base = base.filter(|found| !accounts::is_internal(&found.db, &found.name));
+        let base = base.filter(|found| !events || found.name != views::NAME);
         let base = base.filter_map(from_base).chain(accounts::collections());
-        let mut catalogue = Catalogue::new(base);
-        let scratch = self.limits.scratch.clone();
-        let entries = self.entries_but(changes_no_catalogue).await?;
+        let views = events.then(|| views::collections(manifest));
+        let mut catalogue = Catalogue::new(base.chain(views.into_iter().flatten()));
+        // Summaries of events also tell of the feature compatibility version, which is looked at before anything is touched.
+        let pass_over: PassOver = if events {
+            |_| false
+        } else {
+            changes_no_catalogue
+        };
+        let log = self.log(Keep::Commands, pass_over).await?;
         let (catalogue, count) = blocking(move |handle| {
-            let mut unwrapper = Unwrapper::new(Keep::Commands, scratch);
-            let count = each(
-                handle,
-                entries,
-                &mut unwrapper,
-                &mut |entry| match accounts::by_name(entry)? {
-                    Some(entry) => catalogue.apply(&entry),
-                    None if accounts::is_version(entry) => catalogue.apply(entry),
-                    None => Ok(()),
-                },
-            )?;
+            let count = each(handle, log, &mut |entry| match accounts::by_name(entry)? {
+                Some(entry) => catalogue.apply(&entry),
+                None if accounts::is_version(entry) => catalogue.apply(entry),
+                None => Ok(()),
+            })?;
             Ok((catalogue, count))
         })
         .await?;
@@ -163,25 +193,23 @@ impl Fold {
         (self.watch)(Event::Total(bytes));
         let documents = Documents::new(wanted, others, bytes, self.limits.clone())?;
         let (base, watch) = (Arc::clone(&self.base), Arc::clone(&self.watch));
-        let scratch = self.limits.scratch.clone();
-        let entries = self.entries().await?;
+        let events = self.kind() == LogKind::Events;
+        let log = self.log(Keep::All, |_| false).await?;
         blocking(move |handle| {
             let mut documents = documents;
             for (uuid, rows) in accounts::rows(base.manifest()) {
                 documents.base(uuid, &rows)?;
             }
+            let views = events.then(|| views::rows(base.manifest()));
+            for (uuid, rows) in views.into_iter().flatten() {
+                documents.base(uuid, &rows)?;
+            }
             rows(handle, &base, &uuids, &mut documents, &watch)?;
             base.forget_parts();
-            let mut unwrapper = Unwrapper::new(Keep::All, scratch);
-            each(
-                handle,
-                entries,
-                &mut unwrapper,
-                &mut |entry| match accounts::by_name(entry)? {
-                    Some(entry) => documents.apply(&entry),
-                    None => Ok(()),
-                },
-            )?;
+            each(handle, log, &mut |entry| match accounts::by_name(entry)? {
+                Some(entry) => documents.apply(&entry),
+                None => Ok(()),
+            })?;
             Ok(documents.finish(sink.as_ref())?)
         })
         .await
@@ -192,13 +220,8 @@ impl Fold {
         &self,
         mut effect: impl FnMut(&Entry<'_>) -> Result<(), FoldError> + Send + 'static,
     ) -> Result<u64, RestoreError> {
-        let entries = self.entries().await?;
-        let scratch = self.limits.scratch.clone();
-        blocking(move |handle| {
-            let mut unwrapper = Unwrapper::new(Keep::All, scratch);
-            each(handle, entries, &mut unwrapper, &mut effect)
-        })
-        .await
+        let log = self.log(Keep::All, |_| false).await?;
+        blocking(move |handle| each(handle, log, &mut effect)).await
     }
 
     /// The base copy's row of `collection` whose `_id` has this key in no collection's name.
@@ -220,10 +243,6 @@ impl Fold {
             }
         }
         Ok(found)
-    }
-
-    async fn entries(&self) -> Result<Entries, RestoreError> {
-        self.entries_but(|_| false).await
     }
 
     async fn entries_but(&self, pass_over: PassOver) -> Result<Entries, RestoreError> {
@@ -256,18 +275,34 @@ async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
+/// The archived log on its way into a fold.
+struct Log {
+    entries: Entries,
+    replay: Replay,
+    /// The feature compatibility version that has to stay, where only the segments' summaries tell of it.
+    fcv: Option<String>,
+}
+
 fn each(
     handle: &Handle,
-    mut entries: Entries,
-    unwrapper: &mut Unwrapper,
+    mut log: Log,
     effect: &mut dyn FnMut(&Entry<'_>) -> Result<(), FoldError>,
 ) -> Result<u64, RestoreError> {
     let mut count = 0;
-    while let Some(batch) = handle.block_on(entries.next())? {
+    while let Some(batch) = handle.block_on(log.entries.next())? {
         count += batch.passed_over;
+        let found = Some(&batch.summary.fcv).filter(|fcv| !fcv.is_empty());
+        let changed = log
+            .fcv
+            .as_ref()
+            .zip(found)
+            .is_some_and(|(fcv, found)| fcv != found);
         for entry in batch.entries() {
-            let (_, entry) = entry?;
-            unwrapper.push(entry.as_bytes(), effect)?;
+            let (head, entry) = entry?;
+            if changed {
+                return Err(FoldError::Compatibility { at: head.ts }.into());
+            }
+            log.replay.push(entry.as_bytes(), effect)?;
             count += 1;
         }
     }

@@ -34,7 +34,13 @@ pub async fn run(
     let catalogue = Catalogue::read(&archive)
         .await
         .context("read the catalogue")?;
-    let windows = Windows::read(&catalogue);
+    let mut windows = Windows::read(&catalogue);
+    if let (None, Some(SourceConfig::Mongodb(source))) =
+        (windows.end, config.map(|config| &config.source))
+    {
+        // What the daemon will make of an archive that holds nothing yet.
+        windows.kind = source.capture.into();
+    }
     let reading = reading.map(Arc::new);
     let mut base_backups = Vec::new();
     for backup in &catalogue.backups {
@@ -46,6 +52,8 @@ pub async fn run(
             id: archive.id().to_string(),
             engine: archive.engine().into(),
             replica_set: source.to_string(),
+            capture: windows.kind.name(),
+            cannot_see: windows.kind.cannot_see().to_vec(),
         },
         places: places(urls, &catalogue).await,
         lag: lag(config, &source, &windows).await,

@@ -44,6 +44,10 @@ pub struct ArchiveName {
     pub engine: String,
     /// The source's replica set, with its id.
     pub replica_set: String,
+    /// How its log is read: `oplog` or `change-stream`.
+    pub capture: &'static str,
+    /// What happens on the source and does not stand in the log.
+    pub cannot_see: Vec<&'static str>,
 }
 
 /// A moment of a replica set's history.
@@ -131,9 +135,17 @@ impl fmt::Display for Report {
             url,
             engine,
             replica_set,
+            capture,
+            cannot_see,
             ..
         } = &self.archive;
-        writeln!(f, "archive  {url} ({engine}, replica set {replica_set})")?;
+        writeln!(
+            f,
+            "archive  {url} ({engine}, replica set {replica_set}, {capture})"
+        )?;
+        for unseen in cannot_see {
+            writeln!(f, "unseen   {unseen}")?;
+        }
         match &self.end {
             None => writeln!(f, "end      nothing is archived yet")?,
             Some(end) => writeln!(f, "end      {end}")?,

@@ -57,7 +57,7 @@ pub async fn into_deployment(
     let wanted = wanted(&selected, selection, files);
     let mut summary = Summary {
         entries: state.entries,
-        remarks: selected.remarks.clone(),
+        remarks: [fold.remarks(selection), selected.remarks.clone()].concat(),
         ..Summary::default()
     };
     if load.into_living {

@@ -1,0 +1,282 @@
+//! One session on the source's log: what a majority has, in raw batches, into the log writer.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use mongodb::Client;
+use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
+use pitr_archive::writer::{LogWriter, Progress};
+use tokio::time::Instant;
+
+use super::annotate::Annotator;
+use super::entries::Entries;
+use super::events::{self, ChangeStream};
+use super::groups::Groups;
+use super::intake::Intake;
+use super::majority::MajorityWatch;
+use super::oplog::Oplog;
+use super::pieces::Ready;
+use super::place::Place;
+use super::{Capture, Last};
+use crate::source::{Majority, Server};
+use crate::{ClusterTime, EngineError, LogKind};
+
+/// Entries in a batch. The server ends a batch at 16 MiB, whatever is asked for.
+const BATCH_ENTRIES: u32 = 10_000;
+/// The server answers after so long though nothing happened.
+const AWAIT: Duration = Duration::from_secs(1);
+/// A commit's wall time is read before its entry is written.
+const MARGIN_US: i64 = 1_000_000;
+
+enum Step {
+    Stop,
+    WriterStopped,
+}
+
+/// A session's own state.
+struct Session<'a> {
+    capture: &'a Capture,
+    log: &'a LogWriter,
+    intake: Intake,
+    /// Ends of what was handed over and is not durable, with wall times.
+    pending: VecDeque<(u64, Option<i64>)>,
+    /// The last entry that was handed over.
+    handed: Option<Last>,
+}
+
+impl Capture {
+    pub(super) async fn tail(
+        &mut self,
+        client: &Client,
+        server: &Server,
+        place: Place,
+    ) -> Result<(), EngineError> {
+        let Place { resume, from, last } = place;
+        let kind = self.settings.kind;
+        let follow = self.follow(client, server, from, last);
+        let Some(batches) = self.until_stop(follow).await? else {
+            return Ok(());
+        };
+        let intake = match kind {
+            LogKind::Oplog => Intake::Oplog(Entries::new(from, last)),
+            LogKind::Events => {
+                let holes_end = resume.holes_end().map(ClusterTime);
+                Intake::Events(Groups::new(from, last, holes_end, Instant::now()))
+            }
+        };
+        let fcv = Arc::new(Mutex::new(server.fcv.clone()));
+        let log = LogWriter::start(
+            Arc::clone(&self.writer),
+            kind.stream(),
+            resume,
+            from.0,
+            self.settings.log.clone(),
+            self.compressor.clone(),
+            Box::new(Annotator::new(kind, Arc::clone(&fcv))),
+        );
+        let durable = log.progress().borrow().durable;
+        let what = match kind {
+            LogKind::Oplog => "following the oplog",
+            LogKind::Events => "following the change stream",
+        };
+        tracing::info!(from = %from, set = %self.source, version = server.version, "{what}");
+        self.status.send_modify(|status| {
+            (status.received, status.durable) = (from.previous(), ClusterTime(durable));
+            status.durable_wall = status
+                .durable_wall
+                .max(i64::from(from.seconds()) * 1_000_000);
+            status.pending = false;
+        });
+        let majority = MajorityWatch::start(client.clone(), server.majority, fcv);
+        let mut session = Session {
+            capture: self,
+            log: &log,
+            intake,
+            pending: VecDeque::new(),
+            handed: last,
+        };
+        // A stream begins behind the last event; the oplog with the last entry.
+        let expected = last.filter(|_| kind == LogKind::Oplog);
+        let outcome = session.pump(batches, majority, expected).await;
+        let handed = session.handed;
+        match outcome {
+            Ok(Step::Stop) => {
+                log.finish().await?;
+                Ok(())
+            }
+            Ok(Step::WriterStopped) => match log.finish().await {
+                Err(error) => Err(error.into()),
+                Ok(_) => unreachable!("a writer stops before its end only with an error"),
+            },
+            // What was received is not thrown away: it need not be sent again.
+            Err(error) => {
+                log.finish().await?;
+                self.last = handed;
+                Err(error)
+            }
+        }
+    }
+
+    async fn follow(
+        &self,
+        client: &Client,
+        server: &Server,
+        from: ClusterTime,
+        last: Option<Last>,
+    ) -> Result<RawBatchCursor, EngineError> {
+        match self.settings.kind {
+            LogKind::Oplog => {
+                let from = last.map_or(from, |last| last.ts);
+                Oplog::of(client).follow(from, BATCH_ENTRIES, AWAIT).await
+            }
+            LogKind::Events => {
+                let stream = ChangeStream::new(client, server, self.pre_images())?;
+                stream.open(from, AWAIT).await
+            }
+        }
+    }
+}
+
+impl Session<'_> {
+    /// Until the cursor ends, the writer stops, or we are asked to stop. Reads only when the writer has room.
+    async fn pump(
+        &mut self,
+        mut batches: RawBatchCursor,
+        mut majority: MajorityWatch,
+        mut expected: Option<Last>,
+    ) -> Result<Step, EngineError> {
+        let mut progress = self.log.progress();
+        let mut shutdown = self.capture.shutdown.clone();
+        let failed: fn(mongodb::error::Error) -> EngineError = match self.capture.settings.kind {
+            LogKind::Oplog => EngineError::from,
+            LogKind::Events => events::failed,
+        };
+        loop {
+            let batch = tokio::select! {
+                biased;
+                _ = shutdown.wait_for(|&stop| stop) => return Ok(Step::Stop),
+                changed = progress.changed() => {
+                    if changed.is_err() {
+                        return Ok(Step::WriterStopped);
+                    }
+                    self.is_durable(*progress.borrow_and_update());
+                    continue;
+                }
+                reading = majority.changed() => {
+                    self.reached(reading);
+                    continue;
+                }
+                batch = batches.try_next() => batch.map_err(failed)?,
+            };
+            let Some(batch) = batch else {
+                return Err(EngineError::Jumped("the server ended the cursor".into()));
+            };
+            let stopped = tokio::select! {
+                biased;
+                _ = shutdown.wait_for(|&stop| stop) => return Ok(Step::Stop),
+                handed = self.take(&batch, &mut expected) => !handed?,
+            };
+            if stopped {
+                return Ok(Step::WriterStopped);
+            }
+        }
+    }
+
+    /// Takes the entries of a batch; the first of a session on the oplog is the last that was archived. False: the writer has stopped.
+    async fn take(
+        &mut self,
+        batch: &RawBatch,
+        expected: &mut Option<Last>,
+    ) -> Result<bool, EngineError> {
+        let mut is_empty = true;
+        for entry in batch.doc_slices()? {
+            let entry = entry.map_err(|_| EngineError::Answer("whole documents"))?;
+            let entry = entry
+                .as_document()
+                .ok_or(EngineError::Answer("documents"))?;
+            is_empty = false;
+            if let Some(last) = expected.take() {
+                let head = crate::Head::read(entry)
+                    .map_err(|error| EngineError::Jumped(error.to_string()))?;
+                let found = Last::of_entry(&head);
+                if found != last {
+                    let reason = format!(
+                        "{} of term {} stands where {} of term {} stood",
+                        found.ts, found.sign, last.ts, last.sign
+                    );
+                    return Err(EngineError::Jumped(reason));
+                }
+                continue;
+            }
+            let full = self.intake.take(entry)?;
+            if full && !self.hand_over().await {
+                return Ok(false);
+            }
+        }
+        self.intake.batch_ended(batch.as_raw_document(), is_empty);
+        if is_empty {
+            let all_durable = self.pending.is_empty();
+            self.intake.is_idle(Instant::now(), all_durable)?;
+        }
+        Ok(self.hand_over().await)
+    }
+
+    async fn hand_over(&mut self) -> bool {
+        let received = self.intake.received();
+        let ready = self.intake.flush();
+        if let Some(ready) = ready {
+            let Some(room) = self.log.room().await else {
+                return false;
+            };
+            let Ready {
+                start,
+                bytes,
+                ends,
+                end,
+                wall,
+                last,
+            } = ready;
+            room.append_records(start.0, bytes, ends);
+            self.pending.push_back((end.0, wall));
+            self.handed = last;
+        }
+        let pending = !self.pending.is_empty();
+        self.capture.status.send_modify(|status| {
+            status.streaming = true;
+            (status.received, status.pending) = (received, pending);
+        });
+        true
+    }
+
+    fn is_durable(&mut self, progress: Progress) {
+        let mut wall = None;
+        while let Some((_, at)) = self
+            .pending
+            .pop_front_if(|(end, _)| *end <= progress.durable)
+        {
+            wall = at.or(wall);
+        }
+        let pending = !self.pending.is_empty();
+        self.capture.status.send_modify(|status| {
+            (status.durable, status.pending) = (ClusterTime(progress.durable), pending);
+            status.durable_wall = wall.unwrap_or(status.durable_wall);
+        });
+    }
+
+    /// The set has come so far. If that is all it wrote, and we have it, its clock proves quiet time.
+    fn reached(&mut self, majority: Majority) {
+        self.capture.status.send_modify(|status| {
+            status.majority = majority.ts.max(status.majority);
+            status.majority_wall = majority.wall.max(status.majority_wall);
+        });
+        let all = majority.is_all && self.intake.received() >= majority.ts;
+        if all
+            && self.intake.is_quiet()
+            && let Some(room) = self.log.room_now()
+        {
+            room.observe_clock(majority.clock - MARGIN_US, self.intake.position().0);
+        }
+    }
+}
