@@ -182,9 +182,7 @@ impl Observer {
     /// Notes when a position was received, and for those that became durable how long it took.
     fn sample(&mut self) {
         let now = Instant::now();
-        let View {
-            received, durable, ..
-        } = self.watching.view();
+        let (received, durable) = self.watching.positions();
         let due = self
             .received
             .back()

@@ -64,6 +64,21 @@ impl Watching {
         }
     }
 
+    /// Positions up to which the log was received, and up to which it is durable.
+    #[must_use]
+    pub fn positions(&self) -> (u64, u64) {
+        match self {
+            Self::Postgres(status) => {
+                let status = status.borrow();
+                (status.received.0, status.durable.0)
+            }
+            Self::Mongodb(status) => {
+                let status = status.borrow();
+                (status.received.next().0, status.durable.0)
+            }
+        }
+    }
+
     /// Waits for the next change; false when the capture has ended.
     pub async fn changed(&mut self) -> bool {
         match self {

@@ -126,6 +126,8 @@ def bench_throughput(scratch, server):
     def with_pitrd():
         pitrd = ours.Pitrd(scratch, server, "load")
         pitrd.start()
+        # Streaming is what is measured, not the catching up from the last checkpoint before it.
+        pitrd.wait_durable(server.sql("select pg_current_wal_flush_lsn()"))
         tps = ours.throughput(server, 15)
         pitrd.remove()
         server.sql("select pg_drop_replication_slot('load')")

@@ -47,6 +47,31 @@ fn an_interrupted_backup_leaves_nothing_that_looks_whole() {
         .assert_restored_in(&restored, "from the backup after the interrupted one");
 }
 
+#[test]
+fn a_backup_and_a_restore_point_are_archived_without_lingering() {
+    let site = Site::new("awaited");
+    let server = Postgres::start_new(&site, V17, "primary", "");
+    let mut settings = Settings::new(&server, "pitrd");
+    settings.linger = "10min".to_owned();
+    let mut daemon = Daemon::prepare(&site, settings);
+    daemon.start();
+    daemon.wait_streaming(&server);
+    let said = daemon.tool().backup(&["--json"]).stdout;
+    let said: serde_json::Value = serde_json::from_str(&said).expect("backup --json");
+    assert_eq!(said["restorable"], true, "{said}");
+
+    server.pgbench_init(1);
+    let end = Mark::take(&server);
+    server
+        .session()
+        .run("select pg_create_restore_point('named')");
+    wait_until("the name to be reachable", Duration::from_secs(60), || {
+        daemon.tool().run(&["plan", "--to", "name:named"]).code == 0
+    });
+    let restored = daemon.tool().restored(V17, &["name:named"], "restored");
+    end.content.assert_restored_in(&restored, "at a name");
+}
+
 fn a_backup_from_a_standby_restores(version: Version, name: &str) {
     let site = Site::new(name);
     let primary = Postgres::start_new(&site, version, "primary", "");

@@ -97,9 +97,10 @@ impl KnownSource {
 pub struct PositionsAsTimes(Option<(u64, u64)>);
 
 impl Annotate for PositionsAsTimes {
-    fn observe(&mut self, start: u64, bytes: &[u8]) {
+    fn observe(&mut self, start: u64, bytes: &[u8]) -> bool {
         let first = self.0.map_or(start, |(first, _)| first);
         self.0 = Some((first, start + bytes.len() as u64));
+        false
     }
 
     fn cut(&mut self) -> Annotation {

@@ -278,7 +278,9 @@ proptest! {
         prop_assert_eq!(&opened.summary, &summary);
         let mut pieces = Vec::new();
         for index in 0..opened.frames() {
-            let (start, piece) = opened.frame(index).unwrap();
+            let mut piece = Vec::new();
+            opened.frame_into(index, &mut piece).unwrap();
+            let start = opened.frame_range(index).start;
             prop_assert_eq!(start, pieces.len() as u64);
             pieces.extend_from_slice(&piece);
         }

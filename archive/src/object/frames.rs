@@ -4,6 +4,7 @@
 //! start from. All of it is sealed: it is trusted only after authentication, and still bounded when read.
 
 use std::cell::RefCell;
+use std::io::Cursor;
 
 /// Plaintext bytes of a frame at most.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
@@ -193,15 +194,19 @@ pub(crate) fn decompress(
         static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
     }
     let at = out.len();
-    out.resize(at + plaintext_bytes, 0);
+    out.reserve(plaintext_bytes);
+    // Behind what is there, into room that need not be zeroed first.
+    let mut room = Cursor::new(std::mem::take(out));
+    room.set_position(at as u64);
     let written = DECOMPRESSOR.with_borrow_mut(|slot| {
         let decompressor = slot
             .get_or_insert_with(|| zstd::bulk::Decompressor::new().expect("zstd makes a context"));
-        decompressor.decompress_to_buffer(frame, &mut out[at..])
+        decompressor.decompress_to_buffer(frame, &mut room)
     });
+    *out = room.into_inner();
     match written {
         Ok(bytes) if bytes == plaintext_bytes => Ok(()),
-        Ok(_) => Err("it holds fewer bytes than the footer says"),
+        Ok(_) => Err("it does not hold as many bytes as the footer says"),
         Err(_) => Err("it does not decompress to the length in the footer"),
     }
 }

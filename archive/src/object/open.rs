@@ -1,5 +1,7 @@
 //! Opening: the bytes of an object in, plaintext out, nothing trusted before it is authenticated.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use ed25519_dalek::{Signature, Verifier, VerifyingKey};
 
@@ -196,15 +198,21 @@ impl Opened {
         self.footer.frames.len()
     }
 
-    /// The plaintext of one frame and the offset of its first byte.
-    pub fn frame(&self, index: usize) -> Result<(u64, Vec<u8>), ObjectError> {
-        let mut out = Vec::new();
-        self.frame_onto(index, &mut out)?;
-        Ok((self.footer.frames[index].plaintext_start, out))
+    /// Where one frame's bytes lie in the plaintext.
+    #[must_use]
+    pub fn frame_range(&self, index: usize) -> Range<u64> {
+        let place = &self.footer.frames[index];
+        place.plaintext_start..place.plaintext_start + place.plaintext_bytes as u64
+    }
+
+    /// Unpacks one frame into `out`, which is emptied first: whoever goes through many uses the same memory for all.
+    pub fn frame_into(&self, index: usize, out: &mut Vec<u8>) -> Result<(), ObjectError> {
+        out.clear();
+        self.frame_onto(index, out)
     }
 
     /// The plaintext bytes of `range`; unpacks only the frames that hold them.
-    pub fn range(&self, range: std::ops::Range<u64>) -> Result<Vec<u8>, ObjectError> {
+    pub fn range(&self, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
         let places = &self.footer.frames;
         let first = places.partition_point(|place| {
             place.plaintext_start + place.plaintext_bytes as u64 <= range.start

@@ -49,8 +49,9 @@ pub struct Annotation {
 
 /// The engine's eye on the bytes as they pass. Called in order, for every byte, also for those that are already in the store.
 pub trait Annotate: Send {
-    /// These bytes follow, beginning at `start`; of a log of records, whole ones.
-    fn observe(&mut self, start: u64, bytes: &[u8]);
+    /// These bytes follow, beginning at `start`; of a log of records, whole ones. True if somebody waits for what ends in them: the
+    /// segment then closes without lingering.
+    fn observe(&mut self, start: u64, bytes: &[u8]) -> bool;
     /// A segment ends here: what is to be noted about the bytes since the last cut.
     fn cut(&mut self) -> Annotation;
 }

@@ -6,6 +6,7 @@
 mod backup;
 mod compressor;
 mod log;
+mod pace;
 mod piece;
 mod pump;
 mod put;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 pub use backup::{BackupSettings, BackupWriter, PART_BYTES, Parts};
 pub use compressor::Compressor;
 pub use log::{Annotate, Annotation, LogSettings, LogWriter, Progress};
+pub use pace::Pace;
 pub use piece::RecordEnd;
 pub use put::{Trouble, Troubles};
 pub use resume::{Resume, resume};

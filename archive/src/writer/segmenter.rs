@@ -238,7 +238,9 @@ impl Segmenter {
         }
         let full = match taken {
             Some(taken) => {
-                self.annotate.observe(taken.start, &taken.bytes);
+                if self.annotate.observe(taken.start, &taken.bytes) && !open.refill {
+                    open.deadline = Instant::now();
+                }
                 self.fill(&mut open, &taken.bytes).await;
                 open.room = open.room.saturating_sub(taken.bytes.len() as u64);
                 self.position = taken.end;

@@ -32,10 +32,11 @@ pub(crate) struct ByHand {
 struct Notes(LogSummary);
 
 impl Annotate for Notes {
-    fn observe(&mut self, _: u64, bytes: &[u8]) {
+    fn observe(&mut self, _: u64, bytes: &[u8]) -> bool {
         for entry in split_documents(bytes) {
             self.0.observe(&Head::read(entry.unwrap()).unwrap());
         }
+        false
     }
 
     fn cut(&mut self) -> Annotation {

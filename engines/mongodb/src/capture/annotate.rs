@@ -23,7 +23,7 @@ impl Annotator {
 }
 
 impl Annotate for Annotator {
-    fn observe(&mut self, _start: u64, bytes: &[u8]) {
+    fn observe(&mut self, _start: u64, bytes: &[u8]) -> bool {
         for entry in self.kind.entries(bytes) {
             match entry {
                 Ok((head, _)) => self.summary.observe(&head),
@@ -31,6 +31,7 @@ impl Annotate for Annotator {
                 Err(_) => self.summary.incomplete = true,
             }
         }
+        false
     }
 
     fn cut(&mut self) -> Annotation {

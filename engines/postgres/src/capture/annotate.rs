@@ -41,7 +41,8 @@ impl WalAnnotator {
 }
 
 impl Annotate for WalAnnotator {
-    fn observe(&mut self, start: u64, bytes: &[u8]) {
+    fn observe(&mut self, start: u64, bytes: &[u8]) -> bool {
+        let mut awaited = false;
         let Self {
             reader,
             summary,
@@ -58,10 +59,13 @@ impl Annotate for WalAnnotator {
                     damage.get_or_insert(*at);
                 }
                 WalEvent::Skipped { end, .. } => *skipped_end = Some(*end),
+                // A base backup is restorable with its last record; a restore point is a moment that somebody will name.
+                WalEvent::BackupEnd { .. } | WalEvent::RestorePoint { .. } => awaited = true,
                 _ => {}
             }
             summary.observe(&event);
         });
+        awaited
     }
 
     fn cut(&mut self) -> Annotation {

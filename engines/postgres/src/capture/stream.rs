@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pitr_archive::writer::{LogWriter, Progress};
+use pitr_archive::writer::{LogWriter, Pace, Progress};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -191,6 +191,7 @@ impl Capture {
         let mut shutdown = self.shutdown.clone();
         let mut asked = Asked::default();
         let mut read = Instant::now();
+        let mut pace = Pace::new(self.settings.log.linger);
         loop {
             if log.room_now().is_none() {
                 quiet.blocked();
@@ -213,7 +214,7 @@ impl Capture {
                     }
                     continue;
                 }
-                next = async { (log.room().await, next(stream, files).await) } => next,
+                next = async { (log.room().await, next(stream, files, &mut pace).await) } => next,
             };
             let (Some(room), message) = message else {
                 return Ok(Step::WriterStopped);
@@ -235,6 +236,7 @@ impl Capture {
                     data,
                 } => {
                     let end = start.advance(data.len() as u64);
+                    pace.read(data.len());
                     asked = Asked::default();
                     room.append(start.0, data);
                     self.heard(server_end, clock, Some(end));
@@ -333,13 +335,20 @@ enum Next {
     Filed(Lsn, Bytes),
 }
 
-/// From the files until they end, then from the stream. Cancel safe.
-async fn next(stream: &mut WalStream, files: &mut Option<LocalWal>) -> Result<Next, CaptureError> {
+/// From the files until they end, then from the stream, in gulps. Cancel safe.
+async fn next(
+    stream: &mut WalStream,
+    files: &mut Option<LocalWal>,
+    pace: &mut Pace,
+) -> Result<Next, CaptureError> {
     if let Some(way) = files {
         if let Some((start, bytes)) = way.next().await? {
             return Ok(Next::Filed(start, bytes));
         }
         *files = None;
+    }
+    if stream.is_drained() {
+        pace.rest().await;
     }
     Ok(Next::Said(stream.next().await?))
 }

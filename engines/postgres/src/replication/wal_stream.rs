@@ -151,6 +151,12 @@ impl WalStream {
         }
     }
 
+    /// What was read has all been handed out: [`Self::next`] has to ask the operating system for more.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.client.wire.is_drained()
+    }
+
     /// Tells the server how far we are. May be called while nobody polls [`Self::next`]. Cancel safe: the message is then sent
     /// with the next call of either.
     ///

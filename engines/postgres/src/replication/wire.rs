@@ -62,6 +62,11 @@ impl Wire {
         &self.transport
     }
 
+    /// Nothing that was read is left.
+    pub(super) fn is_drained(&self) -> bool {
+        self.block.is_empty()
+    }
+
     /// The next message that is not a notice or a changed setting; what the server reports as an error is one here.
     /// Cancel safe: what was read stays for the next call.
     pub(super) async fn message(&mut self) -> Result<Frame, ReplicationError> {

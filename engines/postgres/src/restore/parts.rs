@@ -183,10 +183,12 @@ fn write_part(tree: &Tree, opened: &Opened, watch: &Watch) -> Result<Part, Resto
         files: Vec::new(),
     };
     let mut open: Option<(usize, File)> = None;
+    let mut bytes = Vec::new();
     for index in 0..opened.frames() {
-        let (offset, bytes) = opened
-            .frame(index)
+        opened
+            .frame_into(index, &mut bytes)
             .map_err(pitr_archive::ArchiveError::from)?;
+        let offset = opened.frame_range(index).start;
         for slice in tree.slices(header.start + offset, bytes.len()) {
             let piece = &bytes[slice.bytes];
             let path = &tree.files[slice.file].path;

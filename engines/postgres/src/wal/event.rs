@@ -46,6 +46,13 @@ pub enum WalEvent {
         /// Microseconds since the Unix epoch.
         time: i64,
     },
+    /// A base backup of a primary ended.
+    BackupEnd {
+        /// Where the record starts.
+        at: Lsn,
+        /// Where it ends: the backup is consistent from there on.
+        end: Lsn,
+    },
     /// A checkpoint was completed.
     Checkpoint {
         /// Where the record starts.

@@ -21,6 +21,7 @@ const RM_CUSTOM_MIN: u8 = 128;
 const XLOG_CHECKPOINT_SHUTDOWN: u8 = 0x00;
 const XLOG_CHECKPOINT_ONLINE: u8 = 0x10;
 const XLOG_SWITCH: u8 = 0x40;
+const XLOG_BACKUP_END: u8 = 0x50;
 const XLOG_RESTORE_POINT: u8 = 0x70;
 const XLOG_END_OF_RECOVERY: u8 = 0x90;
 const XLOG_OVERWRITE_CONTRECORD: u8 = 0xD0;
@@ -131,6 +132,7 @@ impl RecordHeader {
                 self.info & XLOG_KIND,
                 XLOG_CHECKPOINT_SHUTDOWN
                     | XLOG_CHECKPOINT_ONLINE
+                    | XLOG_BACKUP_END
                     | XLOG_RESTORE_POINT
                     | XLOG_END_OF_RECOVERY
             ),
@@ -175,6 +177,7 @@ pub(super) fn decode(
             time: unix_time(fields.i64()?),
             name: String::from_utf8_lossy(fields.c_string()?).into_owned(),
         },
+        XLOG_BACKUP_END => WalEvent::BackupEnd { at, end },
         XLOG_END_OF_RECOVERY => WalEvent::EndOfRecovery {
             at,
             end,

@@ -8,6 +8,7 @@ pub(super) const SEGMENT_BYTES: u64 = 1 << 20;
 pub(super) const SYSTEM_ID: u64 = 7_710_468_613_557_509_837;
 pub(super) const COMMIT: (u8, u8) = (1, 0x00);
 pub(super) const ABORT: (u8, u8) = (1, 0x20);
+pub(super) const BACKUP_END: (u8, u8) = (0, 0x50);
 pub(super) const RESTORE_POINT: (u8, u8) = (0, 0x70);
 /// A heap insertion: of a kind that is not decoded.
 pub(super) const OTHER: (u8, u8) = (10, 0x00);

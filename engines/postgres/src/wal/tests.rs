@@ -1,4 +1,4 @@
-use super::synthetic::{ABORT, COMMIT, OTHER, SEGMENT_BYTES, SYSTEM_ID, SyntheticWal};
+use super::synthetic::{ABORT, BACKUP_END, COMMIT, OTHER, SEGMENT_BYTES, SYSTEM_ID, SyntheticWal};
 use super::{DamageReason, RelationFile, WalEvent, WalReader};
 use crate::{Lsn, TimelineId};
 use proptest::prelude::*;
@@ -436,6 +436,7 @@ fn the_kinds_of_records_are_told_apart() {
     wal.record(COMMIT, 700, &[0; 8]);
     wal.record(ABORT, 701, &[0; 8]);
     wal.restore_point("größe", TIME);
+    let (backup_at, backup_end) = wal.record(BACKUP_END, 0, &[0; 8]);
     let short = wal.record(COMMIT, 702, &[0; 7]).0;
     wal.record(COMMIT, 703, &[0; 8]);
     let found = events(&wal);
@@ -443,6 +444,8 @@ fn the_kinds_of_records_are_told_apart() {
     let point =
         matches!(&found[2], WalEvent::RestorePoint { name, time: TIME, .. } if name == "größe");
     assert!(point);
+    let (at, end) = (backup_at, backup_end);
+    assert_eq!(found[3], WalEvent::BackupEnd { at, end });
     assert_eq!(damages(&found), [(short, DamageReason::Contents)]);
     assert_eq!(commits(&found).len(), 2);
 }

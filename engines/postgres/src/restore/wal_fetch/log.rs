@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
-use pitr_archive::object::{Header, Kind};
+use pitr_archive::object::{Kind, Opened};
 use pitr_archive::reader::{LogReader, Run};
 use pitr_archive::store::StoreError;
 use pitr_archive::{ArchiveError, Reading, layout};
@@ -20,11 +20,8 @@ use crate::{Lsn, TimelineHistory, TimelineId, WalFileName};
 const FETCH_AT_ONCE: usize = 4;
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
-/// Consecutive bytes of WAL.
-pub(super) struct Piece {
-    pub(super) start: u64,
-    bytes: Vec<u8>,
-}
+/// An archived segment, opened and not yet unpacked.
+pub(super) struct Piece(Opened);
 
 /// One timeline in the archive.
 pub(super) struct Log {
@@ -113,8 +110,8 @@ impl Log {
         }
     }
 
-    /// The WAL in run `run` from the archived segment that holds `position` to the one that holds `upto - 1`, fetched, opened and
-    /// unpacked ahead; in order, each piece the continuation of the one before it.
+    /// The WAL in run `run` from the archived segment that holds `position` to the one that holds `upto - 1`, fetched and opened
+    /// ahead; in order, each piece the continuation of the one before it.
     pub(super) async fn pieces(
         &self,
         run: usize,
@@ -128,25 +125,22 @@ impl Log {
         let end = last.map_or(run.seqs.end, |last| last + 1);
         let mut next = None;
         let pieces = stream::iter(first..end)
-            .map(|seq| self.unpack(seq))
+            .map(|seq| self.open_segment(seq))
             .buffered(FETCH_AT_ONCE)
             .and_then(move |opened| {
-                let (header, bytes) = opened;
+                let header = &opened.header;
                 let found = header.start..header.end;
                 let follows = match next {
                     None => found.contains(&position),
                     Some(end) => header.start == end,
                 };
-                let whole = found.end - found.start == bytes.len() as u64;
+                let whole = found.end - found.start == header.plaintext_bytes;
                 let wanted = next.unwrap_or(position);
                 next = Some(header.end);
+                let (timeline, seq) = (self.timeline, header.seq);
                 std::future::ready(if follows && whole && header.run_seq == run.seqs.start {
-                    Ok(Piece {
-                        start: header.start,
-                        bytes,
-                    })
+                    Ok(Piece(opened))
                 } else {
-                    let (timeline, seq) = (self.timeline, header.seq);
                     Err(WalFetchError::Discontinuous {
                         timeline,
                         seq,
@@ -158,19 +152,13 @@ impl Log {
         Ok(pieces)
     }
 
-    /// Fetches, opens and unpacks a segment as a task of its own, which goes on while what came before is written.
-    fn unpack(
+    /// Fetches and opens a segment as a task of its own, which goes on while what came before is unpacked and written.
+    fn open_segment(
         &self,
         seq: u64,
-    ) -> impl Future<Output = Result<(Header, Vec<u8>), WalFetchError>> + use<> {
+    ) -> impl Future<Output = Result<Opened, WalFetchError>> + use<> {
         let (reader, reading) = (Arc::clone(&self.reader), Arc::clone(&self.reading));
-        let task = tokio::spawn(async move {
-            let opened = reader.segment(seq, &reading).await?;
-            let work = move || opened.plaintext().map(|bytes| (opened.header, bytes));
-            let unpacked = tokio::task::spawn_blocking(work).await;
-            let unpacked = unpacked.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
-            Ok(unpacked.map_err(ArchiveError::from)?)
-        });
+        let task = tokio::spawn(async move { Ok(reader.segment(seq, &reading).await?) });
         task.map(|done| done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())))
     }
 
@@ -184,9 +172,9 @@ impl Log {
     ) -> Result<(), WalFetchError> {
         let file = create(path)?;
         let mut pieces = std::pin::pin!(self.pieces(run, wanted.start, upto).await?);
-        let mut end = wanted.start;
+        let (mut end, mut room) = (wanted.start, Vec::new());
         while let Some(piece) = pieces.next().await {
-            end = piece?.copy(wanted, &file, path)?;
+            end = piece?.unpack(wanted, &file, path, &mut room)?;
         }
         if end < upto {
             let hole = ArchiveError::Hole {
@@ -232,26 +220,39 @@ pub(super) fn create(path: &Path) -> Result<File, WalFetchError> {
 }
 
 impl Piece {
-    /// Writes what it has of `wanted` into `file`, whose first byte is `wanted.start`. Where the piece ends.
-    pub(super) fn copy(
+    /// Writes what it has of `wanted` into `file`, whose first byte is `wanted.start`: frame by frame, so that what is unpacked is
+    /// written out of the processor's cache, by way of `room`. Where the piece ends.
+    pub(super) fn unpack(
         &self,
         wanted: &Range<u64>,
         file: &File,
         path: &Path,
+        room: &mut Vec<u8>,
     ) -> Result<u64, WalFetchError> {
-        let end = self.end();
-        let (from, to) = (self.start.max(wanted.start), end.min(wanted.end));
-        if from < to {
-            let piece = &self.bytes[(from - self.start) as usize..(to - self.start) as usize];
-            file.write_all_at(piece, from - wanted.start)
-                .map_err(WalFetchError::file("write", path))?;
+        let Self(opened) = self;
+        for index in 0..opened.frames() {
+            let range = opened.frame_range(index);
+            let start = self.start() + range.start;
+            let from = start.max(wanted.start);
+            let to = (self.start() + range.end).min(wanted.end);
+            if from < to {
+                opened.frame_into(index, room).map_err(ArchiveError::from)?;
+                let bytes = &room[(from - start) as usize..(to - start) as usize];
+                file.write_all_at(bytes, from - wanted.start)
+                    .map_err(WalFetchError::file("write", path))?;
+            }
         }
-        Ok(end)
+        Ok(self.end())
+    }
+
+    /// The position of its first byte.
+    pub(super) fn start(&self) -> u64 {
+        self.0.header.start
     }
 
     /// The position behind it.
     pub(super) fn end(&self) -> u64 {
-        self.start + self.bytes.len() as u64
+        self.0.header.end
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::decide::Decision;
 use super::error::WalFetchError;
-use super::log::{Log, Piece, create};
+use super::log::{Log, create};
 use super::ready::{PART, Ready, Running};
 use crate::source::Source;
 use crate::{Lsn, TimelineId, WalFileName};
@@ -128,11 +128,11 @@ impl Ahead<'_> {
         }
         let mut pieces = std::pin::pin!(self.log.pieces(run, first, whole_end).await?);
         let mut at = position;
-        let mut open: Option<Open> = None;
+        let (mut open, mut room): (Option<Open>, Vec<u8>) = (None, Vec::new());
         let mut syncing: JoinSet<Result<(), WalFetchError>> = JoinSet::new();
         while let Some(piece) = pieces.next().await {
             let piece = piece?;
-            let mut from = piece.start.max(first);
+            let mut from = piece.start().max(first);
             while from < piece.end().min(whole_end) {
                 let start = from - from % self.segment_bytes;
                 if open.as_ref().is_none_or(|open| open.wanted.start != start) {
@@ -143,7 +143,8 @@ impl Ahead<'_> {
                     }
                 }
                 let current = open.as_ref().expect("it was opened above");
-                from = self.fill(current, &piece)?;
+                let end = piece.unpack(&current.wanted, &current.file, &current.path, &mut room)?;
+                from = end.min(current.wanted.end);
                 if from == current.wanted.end {
                     let done = open.take().expect("it was opened above");
                     self.hand_over(done, &mut syncing);
@@ -208,12 +209,6 @@ impl Ahead<'_> {
             file: create(&path)?,
             path,
         })
-    }
-
-    fn fill(&self, open: &Open, piece: &Piece) -> Result<u64, WalFetchError> {
-        Ok(piece
-            .copy(&open.wanted, &open.file, &open.path)?
-            .min(open.wanted.end))
     }
 
     /// Makes a file durable and gives it its name, beside the work on the next one. PostgreSQL syncs every file that it gets; what is

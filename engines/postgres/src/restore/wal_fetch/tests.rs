@@ -23,7 +23,9 @@ const SEGMENT: u64 = 1 << 20;
 struct Blind;
 
 impl Annotate for Blind {
-    fn observe(&mut self, _: u64, _: &[u8]) {}
+    fn observe(&mut self, _: u64, _: &[u8]) -> bool {
+        false
+    }
 
     fn cut(&mut self) -> Annotation {
         Annotation::default()
