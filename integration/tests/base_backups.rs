@@ -21,7 +21,7 @@ fn an_interrupted_backup_leaves_nothing_that_looks_whole() {
         archive.base().len() > parts + 1
     });
     backup.signal(Signal::Kill);
-    backup.wait(Duration::from_secs(10));
+    backup.wait(Duration::from_secs(60));
     assert!(
         archive.base().len() > parts,
         "it was interrupted in the middle"

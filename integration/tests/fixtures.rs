@@ -101,7 +101,7 @@ fn a_child_does_not_outlive_the_thread_that_started_it() {
     .expect("the thread ends");
     pitr_integration::wait_until(
         "the child to die",
-        std::time::Duration::from_secs(5),
+        std::time::Duration::from_secs(60),
         || {
             let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
             !status.contains("State:\tS")

