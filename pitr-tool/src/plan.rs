@@ -30,17 +30,17 @@ pub struct Args {
     pub json: bool,
 }
 
-/// What the plan found. Its JSON is documented in docs/cli.md.
+/// What the plan found, of either database: a way `W`, or between which moments `M` there is none. Its JSON is documented in docs/cli.md.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct Report<W, M> {
     /// The target as it was understood.
     pub target: String,
     /// Whether the recovery ends just before the target.
     pub before: bool,
     /// The way there; `null` if there is none.
-    pub way: Option<Way>,
+    pub way: Option<W>,
     /// Why there is none; `null` if there is one.
-    pub refused: Option<Refused>,
+    pub refused: Option<Refused<M>>,
 }
 
 /// The way to a target.
@@ -92,13 +92,13 @@ pub struct Step {
 
 /// Why a target cannot be reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Refused {
+pub struct Refused<M> {
     /// One sentence.
     pub reason: String,
     /// The nearest moment before the target that can be restored.
-    pub nearest_before: Option<Moment>,
+    pub nearest_before: Option<M>,
     /// The nearest moment after it.
-    pub nearest_after: Option<Moment>,
+    pub nearest_after: Option<M>,
 }
 
 /// Plans and prints the plan. A target that cannot be reached is an error; with `--json` it is printed as well.
@@ -181,7 +181,7 @@ pub fn missing(seq: u64) -> String {
 }
 
 /// What is said of a target that cannot be reached; `None` if the plan failed for another reason.
-fn refused(error: &PlanError) -> Option<Refused> {
+fn refused(error: &PlanError) -> Option<Refused<Moment>> {
     let (nearest_before, nearest_after) = match error {
         PlanError::Unreachable {
             nearest_before,
@@ -200,7 +200,7 @@ fn refused(error: &PlanError) -> Option<Refused> {
     })
 }
 
-impl fmt::Display for Report {
+impl<W: fmt::Display, M> fmt::Display for Report<W, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let before = if self.before { "just before " } else { "" };
         writeln!(f, "target     {before}{}", self.target)?;
@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_plan_reads_as_the_way_it_describes() {
-        let report = Report {
+        let report = Report::<_, Moment> {
             target: plan().target.to_string(),
             before: true,
             way: Some(way(&plan(), 1 << 30)),

@@ -12,20 +12,7 @@ use serde::Serialize;
 
 use super::status::Moment;
 use crate::output;
-use crate::plan::Args;
-
-/// What the plan found. Its JSON is documented in docs/cli.md.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Report {
-    /// The target as it was understood.
-    pub target: String,
-    /// Whether the recovery ends just before the target.
-    pub before: bool,
-    /// The way there; `null` if there is none.
-    pub way: Option<Way>,
-    /// Why there is none; `null` if there is one.
-    pub refused: Option<Refused>,
-}
+use crate::plan::{Args, Refused, Report};
 
 /// The way to a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -63,17 +50,6 @@ pub struct Entry {
     pub operation: String,
     /// To which namespace.
     pub namespace: String,
-}
-
-/// Why a target cannot be reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Refused {
-    /// One sentence.
-    pub reason: String,
-    /// The nearest moment before the target that can be restored.
-    pub nearest_before: Option<Moment>,
-    /// The nearest moment after it.
-    pub nearest_after: Option<Moment>,
 }
 
 /// Plans and prints the plan.
@@ -126,7 +102,7 @@ fn entry(name: &EntryName) -> Entry {
 }
 
 /// What is said of a target that cannot be reached; `None` if the plan failed for another reason.
-fn refused(error: &PlanError) -> Option<Refused> {
+fn refused(error: &PlanError) -> Option<Refused<Moment>> {
     let PlanError::Unreachable {
         nearest_before,
         nearest_after,
@@ -140,20 +116,6 @@ fn refused(error: &PlanError) -> Option<Refused> {
         nearest_before: nearest_before.map(Moment::from),
         nearest_after: nearest_after.map(Moment::from),
     })
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let before = if self.before { "just before " } else { "" };
-        writeln!(f, "target     {before}{}", self.target)?;
-        if let Some(way) = &self.way {
-            way.fmt(f)?;
-        }
-        if let Some(refused) = &self.refused {
-            writeln!(f, "refused    {}", refused.reason)?;
-        }
-        Ok(())
-    }
 }
 
 impl fmt::Display for Way {
@@ -227,7 +189,7 @@ mod tests {
             log_segments: 2,
             log_bytes: 2000,
         };
-        let report = Report {
+        let report = Report::<_, Moment> {
             target: plan.target.to_string(),
             before: true,
             way: Some(way(&plan)),
