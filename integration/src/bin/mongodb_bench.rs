@@ -1,8 +1,8 @@
 //! What the benchmarks of MongoDB need beside the programs: loads, and the bare figures that ours are held against. Results are
 //! printed as JSON.
 //!
-//! `pitr-mongodb-bench initiate URI NAME HOST | fill URI COUNT | update URI COUNT | tail URI FROM TO | scan URI FILE |
-//! load URI FILE | durable ARCHIVE IDENTITY TS`
+//! `pitr-mongodb-bench initiate URI NAME HOST | fill URI COUNT | update URI COUNT | tail URI FROM TO | stream URI FROM TO |
+//! scan URI FILE | load URI FILE | durable ARCHIVE IDENTITY TS`
 
 use std::io::Write;
 use std::path::Path;
@@ -13,7 +13,7 @@ use bson::raw::RawDocument;
 use bson::{Document, RawDocumentBuf, Timestamp, doc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use mongodb::options::{CollectionOptions, CursorType, ReadConcern};
-use mongodb::raw_batch_cursor::RawBatch;
+use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use mongodb::{Client, Collection};
 use pitr_integration::ArchiveFiles;
 use pitr_mongodb::{ClusterTime, split_documents};
@@ -46,6 +46,7 @@ async fn run(words: &[&str]) -> anyhow::Result<serde_json::Value> {
         ["fill", _, count] => fill(&client, count.parse()?).await?,
         ["update", _, count] => update(&client, count.parse()?).await?,
         ["tail", _, from, to] => tail(&client, from.parse()?, to.parse()?).await?,
+        ["stream", _, from, to] => stream_events(&client, from.parse()?, to.parse()?).await?,
         ["scan", _, file] => scan(&documents, Path::new(file)).await?,
         ["load", _, file] => load(&documents, Path::new(file)).await?,
         _ => anyhow::bail!("see the head of this program's source"),
@@ -140,12 +141,43 @@ async fn tail(
     let oplog = client
         .database("local")
         .collection_with_options::<RawDocumentBuf>("oplog.rs", options);
-    let mut batches = oplog
+    let batches = oplog
         .find(doc! { "ts": { "$gte": Timestamp::from(from) } })
         .cursor_type(CursorType::TailableAwait)
         .batch_size(10_000)
         .batch()
         .await?;
+    count(batches, "ts", to).await
+}
+
+/// The limit of capture through a change stream: every event, asked for as the daemon does, in raw batches, and nothing done with it.
+async fn stream_events(
+    client: &Client,
+    from: ClusterTime,
+    to: ClusterTime,
+) -> anyhow::Result<serde_json::Value> {
+    let stage = doc! {
+        "allChangesForCluster": true, "showExpandedEvents": true, "showRawUpdateDescription": true, "showSystemEvents": true,
+        "showMigrationEvents": true, "fullDocumentBeforeChange": "whenAvailable", "startAtOperationTime": Timestamp::from(from),
+    };
+    let command = doc! {
+        "aggregate": 1, "pipeline": [{ "$changeStream": stage }], "cursor": {}, "readConcern": { "level": "majority" },
+    };
+    let batches = client
+        .database("admin")
+        .run_cursor_command(command)
+        .cursor_type(CursorType::TailableAwait)
+        .batch()
+        .await?;
+    count(batches, "clusterTime", to).await
+}
+
+/// Reads up to the first document whose `time` is `to` or later.
+async fn count(
+    mut batches: RawBatchCursor,
+    time: &str,
+    to: ClusterTime,
+) -> anyhow::Result<serde_json::Value> {
     let (mut entries, mut bytes) = (0_u64, 0);
     while let Some(batch) = batches.try_next().await? {
         let mut last = None;
@@ -153,7 +185,7 @@ async fn tail(
             let entry = entry?;
             (entries, bytes, last) = (entries + 1, bytes + entry.as_bytes().len(), Some(entry));
         }
-        let last = last.map(|entry| entry.get_timestamp("ts")).transpose()?;
+        let last = last.map(|entry| entry.get_timestamp(time)).transpose()?;
         if last.is_some_and(|last| ClusterTime::from(last) >= to) {
             break;
         }
