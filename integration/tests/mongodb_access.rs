@@ -31,6 +31,60 @@ fn hashes(set: &Mongo, db: &str) -> bson::Document {
     hash.get_document("collections").expect("hashes").clone()
 }
 
+/// What `listCollections` shows of a database, but for UUIDs.
+fn shown(set: &Mongo, db: &str) -> Vec<bson::Document> {
+    let listed = set.run(db, doc! { "listCollections": 1 });
+    let listed = listed
+        .get_document("cursor")
+        .and_then(|cursor| cursor.get_array("firstBatch"));
+    let strip = |info: &bson::Bson| {
+        let mut info = info.as_document().expect("a document").clone();
+        if let Ok(info) = info.get_document_mut("info") {
+            info.remove("uuid");
+        }
+        info
+    };
+    let mut shown: Vec<_> = listed.expect("a batch").iter().map(strip).collect();
+    shown.sort_by_key(|info| info.get_str("name").expect("a name").to_owned());
+    shown
+}
+
+/// Collections that servers keep under names of their own: views, a time series, functions.
+fn special(set: &Mongo) {
+    let of_tenant = vec![doc! { "$match": { "tenant": 1 } }];
+    let collation = doc! { "locale": "fr", "strength": 2 };
+    for (name, on) in [("early", "orders"), ("nested", "early"), ("gone", "orders")] {
+        let view = doc! { "create": name, "viewOn": on, "pipeline": of_tenant.clone(), "collation": collation.clone() };
+        set.run("shop", view);
+    }
+    let series = doc! { "timeField": "t", "metaField": "m" };
+    set.run("shop", doc! { "create": "times", "timeseries": series });
+    let function = doc! { "insert": "system.js", "documents": [{ "_id": "f", "value": 1 }] };
+    set.run("shop", function);
+    // A database that has had a view.
+    set.run(
+        "past",
+        doc! { "create": "v", "viewOn": "any", "pipeline": [] },
+    );
+    set.run("past", doc! { "drop": "v" });
+}
+
+/// Changes of them behind the base copy.
+fn special_later(set: &Mongo) {
+    set.run("shop", doc! { "drop": "gone" });
+    set.run(
+        "shop",
+        doc! { "create": "late", "viewOn": "orders", "pipeline": [] },
+    );
+    let other = vec![doc! { "$match": { "tenant": 2 } }];
+    set.run(
+        "shop",
+        doc! { "collMod": "early", "viewOn": "orders", "pipeline": other },
+    );
+    let point = doc! { "t": bson::DateTime::from_millis(1_790_000_000_000), "m": 1, "v": 7 };
+    set.run("shop", doc! { "insert": "times", "documents": [point] });
+}
+
 #[test]
 fn the_role_backup_is_enough_to_archive_and_three_roles_to_restore() {
     let site = Site::new("mauth");
@@ -40,6 +94,7 @@ fn the_role_backup_is_enough_to_archive_and_three_roles_to_restore() {
     let rows = |first: i32| (first..first + 500).map(|id| doc! { "_id": id, "tenant": id % 7 });
     set.block_on(async { orders.insert_many(rows(0)).await })
         .expect("insert");
+    special(&set);
 
     let mut daemon = Daemon::prepare(&site, settings(&set, "archiver", CANARY));
     let check = daemon.check().success("pitrd --check");
@@ -50,6 +105,7 @@ fn the_role_backup_is_enough_to_archive_and_three_roles_to_restore() {
     daemon.tool().backup(&[]);
     set.block_on(async { orders.insert_many(rows(500)).await })
         .expect("insert");
+    special_later(&set);
     daemon.wait_covered(&set);
 
     let mut target = Mongo::guarded(&site, "rs1", "root-of-the-target");
@@ -63,6 +119,7 @@ fn the_role_backup_is_enough_to_archive_and_three_roles_to_restore() {
     let restored = daemon.tool().restore(&arguments, Path::new(&into));
     restored.success("restore of a database");
     assert_eq!(hashes(&set, "shop"), hashes(&target, "shop"));
+    assert_eq!(shown(&set, "shop"), shown(&target, "shop"));
     // Everything, users included: the source's are there, and the target's own stay.
     let arguments = ["latest", "--into-password-file", &file, "--drop"];
     let restored = daemon.tool().restore(&arguments, Path::new(&into));
@@ -78,11 +135,73 @@ fn the_role_backup_is_enough_to_archive_and_three_roles_to_restore() {
     assert!(!daemon.log().contains(CANARY));
 }
 
+fn change_streams_with(name: &str, roles: &[&str], has_users: bool) {
+    let site = Site::new(name);
+    let set = Mongo::guarded(&site, "rs0", "root-of-the-source");
+    let by_uuid = doc! { "resource": { "cluster": true }, "actions": ["useUUID"] };
+    let role = doc! { "createRole": "copies", "privileges": [by_uuid], "roles": [] };
+    set.run("admin", role);
+    user(&set, "follower", roles);
+    let orders = set.collection("shop.orders");
+    let rows = |first: i32| (first..first + 500).map(|id| doc! { "_id": id, "tenant": id % 7 });
+    set.block_on(async { orders.insert_many(rows(0)).await })
+        .expect("insert");
+    special(&set);
+    let mut settings = settings(&set, "follower", CANARY);
+    settings.source += "\ncapture = \"change-stream\"";
+    let mut daemon = Daemon::prepare(&site, settings);
+    let check = daemon.check().success("pitrd --check");
+    for said in [
+        "as follower",
+        "may read the whole deployment's change stream",
+    ] {
+        assert!(check.stdout.contains(said), "{said}: {}", check.stdout);
+    }
+    let without = check
+        .stdout
+        .contains("base copies go without users and roles");
+    assert_eq!(without, !has_users, "{}", check.stdout);
+    daemon.start();
+    daemon.wait_following(1);
+    daemon.tool().backup(&[]);
+    set.block_on(async { orders.insert_many(rows(500)).await })
+        .expect("insert");
+    special_later(&set);
+    daemon.wait_covered(&set);
+
+    let target = Mongo::single(&site, "rs1");
+    let into = target.uri();
+    let restored = daemon
+        .tool()
+        .restore(&["latest", "--json"], Path::new(&into));
+    let report = restored.success("restore").stdout;
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    assert_eq!(hashes(&set, "shop"), hashes(&target, "shop"));
+    assert_eq!(shown(&set, "shop"), shown(&target, "shop"));
+    // The follower and root, if it may read them.
+    assert_eq!(report["users"], if has_users { 2 } else { 0 }, "{report}");
+    assert!(!daemon.log().contains(CANARY));
+}
+
+#[test]
+fn who_may_read_any_database_and_by_uuid_archives_a_change_stream() {
+    change_streams_with("mread", &["readAnyDatabase", "copies"], false);
+}
+
+#[test]
+fn with_the_role_backup_a_change_stream_s_base_copies_have_accounts() {
+    change_streams_with("mreadb", &["readAnyDatabase", "backup"], true);
+}
+
 #[test]
 fn a_role_that_is_too_small_and_a_wrong_password_are_named_before_anything_runs() {
     let site = Site::new("mroles");
     let set = Mongo::guarded(&site, "rs0", "root-of-the-source");
     user(&set, "reader", &["readAnyDatabase"]);
+    set.run(
+        "shop",
+        doc! { "insert": "orders", "documents": [{ "_id": 1 }] },
+    );
     let mut daemon = Daemon::prepare(&site, settings(&set, "reader", CANARY));
     let check = daemon.check().exits(1, "pitrd --check");
     for said in ["fail", "local.oplog.rs", "backup"] {
@@ -92,6 +211,23 @@ fn a_role_that_is_too_small_and_a_wrong_password_are_named_before_anything_runs(
     assert_ne!(daemon.wait_end(), 0, "{}", daemon.log());
     let log = daemon.log();
     assert!(log.contains("refuses reading local.oplog.rs"), "{log}");
+
+    // A change stream it may follow, but take no base copies.
+    let mut follower = settings(&set, "reader", CANARY);
+    follower.name = "follower".to_owned();
+    follower.archive = site.path("follower-archive");
+    follower.source += "\ncapture = \"change-stream\"";
+    let follower = Daemon::prepare(&site, follower);
+    let check = follower.check().exits(1, "pitrd --check");
+    for said in [
+        "may read the whole deployment",
+        "may not read collections by UUID",
+        "useUUID",
+    ] {
+        assert!(check.stdout.contains(said), "{said}: {}", check.stdout);
+    }
+    let refused = follower.tool().run(&["backup"]);
+    assert_eq!(refused.code, 6, "{}", refused.said());
 
     let stranger = Daemon::configured(&site, settings(&set, "stranger", "not-it"));
     let check = stranger.check().exits(1, "pitrd --check");

@@ -17,6 +17,7 @@ const ROLE: &str =
     "give it the built-in role backup: db.getSiblingDB('admin').grantRolesToUser(USER, ['backup'])";
 const OPLOG_ROLE: &str = "give it the built-in role backup: db.getSiblingDB('admin').grantRolesToUser(USER, ['backup']); where \
     nobody may read local, set capture = \"change-stream\" in [source.mongodb]";
+const COPY_ROLE: &str = "give it the built-in role backup beside readAnyDatabase, or a role of your own with that action";
 const STREAM_ROLE: &str = "give it the built-in role readAnyDatabase: db.getSiblingDB('admin').grantRolesToUser(USER, ['readAnyDatabase'])";
 
 /// Looks at the replica set that the configuration names; compares it with `archive`, if there is one.
@@ -91,11 +92,23 @@ fn rights_to_stream(probe: &Probe) -> Vec<Finding> {
         format!("by a change stream: {unseen}"),
         hint,
     ));
+    findings.push(uuids(probe, COPY_ROLE));
     if let Some(message) = &probe.users_refused {
         let message = format!("base copies go without users and roles: {message}");
         findings.push(Finding::warn("users", message, ROLE));
     }
     findings
+}
+
+/// Base copies read collections by UUID.
+fn uuids(probe: &Probe, hint: &str) -> Finding {
+    const SUBJECT: &str = "base copies";
+    if probe.uuids_refused {
+        let detail = "may not read collections by UUID (the action useUUID on the cluster)";
+        Finding::fail(SUBJECT, detail, hint)
+    } else {
+        Finding::ok(SUBJECT, "may read collections by UUID")
+    }
 }
 
 fn rights(probe: &Probe) -> Vec<Finding> {
@@ -118,6 +131,7 @@ fn rights(probe: &Probe) -> Vec<Finding> {
             "admin.system.users and admin.system.roles, which base copies need",
             ROLE,
         ),
+        uuids(probe, ROLE),
     ]
 }
 
@@ -159,6 +173,7 @@ mod tests {
             oplog_refused: None,
             stream_refused: None,
             transactions_refused: None,
+            uuids_refused: false,
             users_refused: None,
             window: Some(Duration::from_secs(hours * 3600)),
         };
@@ -181,10 +196,19 @@ mod tests {
                 .as_deref()
                 .is_some_and(|hint| hint.contains("backup") && hint.contains("change-stream"))
         );
-        assert!(
-            rights_to_stream(&refused)
+        let fails = |probe: &Probe| {
+            let findings = rights_to_stream(probe);
+            let failed = findings
                 .iter()
-                .all(|finding| finding.level != Level::Fail)
-        );
+                .filter(|finding| finding.level == Level::Fail);
+            failed.map(|finding| finding.subject).collect::<Vec<_>>()
+        };
+        assert!(fails(&refused).is_empty());
+        let uuids_refused = true;
+        let refused = Probe {
+            uuids_refused,
+            ..refused
+        };
+        assert_eq!(fails(&refused), ["base copies"]);
     }
 }

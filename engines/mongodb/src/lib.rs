@@ -32,3 +32,7 @@ pub use target::Target;
 pub const OPLOG_STREAM: &str = "oplog";
 /// The stream that holds a change stream's events.
 pub const EVENTS_STREAM: &str = "events";
+/// The collection in which servers keep the feature compatibility version,
+const FCV_NAMESPACE: &str = "admin.system.version";
+/// and its document there.
+const FCV_ID: &str = "featureCompatibilityVersion";

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bson::{RawDocumentBuf, doc};
+use bson::{Bson, RawDocumentBuf, doc};
 use mongodb::Client;
 
 use crate::capture::ChangeStream;
@@ -22,6 +22,8 @@ pub struct Probe {
     pub stream_refused: Option<String>,
     /// Why `config.transactions` cannot be read.
     pub transactions_refused: Option<String>,
+    /// The account may not read collections by UUID, which base copies do: a rename or a drop while they are read is noticed.
+    pub uuids_refused: bool,
     /// Why users and roles cannot be read.
     pub users_refused: Option<String>,
     /// How far the oplog reaches back.
@@ -59,10 +61,31 @@ async fn probe(client: &Client, kind: LogKind) -> Result<(Server, Probe), Engine
     if probe.users_refused.is_none() {
         probe.users_refused = first(client, "admin", "system.roles").await?.err();
     }
+    probe.uuids_refused = !may_use_uuids(client).await?;
     if kind == LogKind::Events {
         probe.stream_refused = stream(client, &server).await?.err();
     }
     Ok((server, probe))
+}
+
+/// Whether the account's privileges on the deployment have `useUUID`. Without authentication there are none, and everything is allowed.
+async fn may_use_uuids(client: &Client) -> Result<bool, EngineError> {
+    let ask = doc! { "connectionStatus": 1, "showPrivileges": true };
+    let answer = client.database("admin").run_command(ask).await?;
+    let auth = answer.get_document("authInfo");
+    let auth = auth.map_err(|_| EngineError::Answer("privileges"))?;
+    let list = |name| auth.get_array(name).map_or(&[][..], Vec::as_slice);
+    let allows = |privilege: &Bson| {
+        let privilege = privilege.as_document()?;
+        let resource = privilege.get_document("resource").ok()?;
+        let holds = |name| resource.get_bool(name).unwrap_or(false);
+        let mut actions = privilege.get_array("actions").ok()?.iter();
+        let named = actions.any(|action| matches!(action.as_str(), Some("useUUID" | "anyAction")));
+        Some(named && (holds("cluster") || holds("anyResource")))
+    };
+    let mut privileges = list("authenticatedUserPrivileges").iter();
+    Ok(list("authenticatedUsers").is_empty()
+        || privileges.any(|privilege| allows(privilege).unwrap_or(false)))
 }
 
 /// Begins a change stream as the capture does, or says why it is refused.

@@ -1,11 +1,13 @@
 //! What the source's catalogue says, word for word: every namespace with its options, its indexes and an estimate of its size.
 
+use bson::raw::RawDocument;
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, Document, RawDocumentBuf, Uuid, doc};
 use futures_util::TryStreamExt;
 use mongodb::{Client, Database};
 
 use super::manifest::{Collection, CollectionKind};
+use super::views;
 use crate::{EngineError, LogKind};
 
 const NAMESPACE_NOT_FOUND: i32 = 26;
@@ -21,6 +23,8 @@ pub(super) struct Found {
     pub(super) bytes: u64,
     /// The server's estimate.
     pub(super) documents: u64,
+    /// Its documents, end to end, and their number, if it is not to be read.
+    pub(super) known: Option<(Vec<u8>, u64)>,
 }
 
 /// Reads it.
@@ -31,19 +35,55 @@ pub(super) async fn read(client: &Client, kind: LogKind) -> Result<Vec<Found>, E
             continue;
         }
         let database = client.database(&db);
-        for info in documents(&database, doc! { "listCollections": 1 }).await? {
-            let name = info
-                .get_str("name")
-                .map_err(|_| EngineError::Answer("name of a collection"))?
-                .to_owned();
+        let infos = documents(&database, doc! { "listCollections": 1 }).await?;
+        let mut rows = match kind {
+            LogKind::Oplog => rows_of_views(&database, &infos).await?,
+            LogKind::Events => None,
+        };
+        for info in infos {
+            let name = name_of(&info)?.to_owned();
+            let is_views = name == views::NAME;
             // A change stream tells of views by their names, and so does the catalogue itself.
-            let is_told = kind == LogKind::Events && name == "system.views";
+            let is_told = kind == LogKind::Events && is_views;
             if !is_private(&db, &name) && !is_told {
-                all.extend(namespace(&database, name, info).await?);
+                let known = rows.take_if(|_| is_views);
+                let found = namespace(&database, name, info).await?;
+                all.extend(found.map(|found| Found { known, ..found }));
             }
         }
     }
     Ok(all)
+}
+
+fn name_of(info: &RawDocument) -> Result<&str, EngineError> {
+    info.get_str("name")
+        .map_err(|_| EngineError::Answer("name of a collection"))
+}
+
+/// The rows of a database's `system.views`, and their number, if the account may not read them: the role `backup` may not.
+async fn rows_of_views(
+    database: &Database,
+    infos: &[RawDocumentBuf],
+) -> Result<Option<(Vec<u8>, u64)>, EngineError> {
+    let (mut rows, mut count, mut has_any) = (Vec::new(), 0, false);
+    for info in infos {
+        let name = name_of(info)?;
+        has_any |= name == views::NAME;
+        if matches!(info.get_str("type"), Ok("view" | "timeseries")) {
+            rows.extend(views::row(database.name(), name, info));
+            count += 1;
+        }
+    }
+    if !has_any {
+        return Ok(None);
+    }
+    let collection = database.collection::<RawDocumentBuf>(views::NAME);
+    let read = collection.find_one(doc! {}).await;
+    match read.map_err(EngineError::from) {
+        Ok(_) => Ok(None),
+        Err(EngineError::Refused { .. }) => Ok(Some((rows, count))),
+        Err(error) => Err(error),
+    }
 }
 
 /// What servers keep for themselves. Users and roles stand in the manifest.
@@ -104,6 +144,7 @@ async fn namespace(
         ordered,
         bytes,
         documents: count,
+        known: None,
     }))
 }
 

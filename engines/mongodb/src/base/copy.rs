@@ -67,9 +67,13 @@ pub(super) async fn all(
     progress: &(impl Fn(Progress) + Send + Sync),
 ) -> Result<Copied, EngineError> {
     let total_bytes = found.iter().map(|found| found.bytes).sum();
-    let mut scans = Vec::new();
+    let (mut scans, mut given) = (Vec::new(), Vec::new());
     for (at, found) in found.iter().enumerate() {
-        scans.extend(plan(client, at, found, reached).await?);
+        match &found.known {
+            Some((_, 0)) => {}
+            Some((bytes, documents)) => given.push((at, bytes.clone(), *documents)),
+            None => scans.extend(plan(client, at, found, reached).await?),
+        }
     }
     let cursors = std::thread::available_parallelism()
         .map_or(2, usize::from)
@@ -77,6 +81,16 @@ pub(super) async fn all(
     let (send, receive) = mpsc::channel(2);
     let reading = async move {
         let send = &send;
+        for (number, (at, bytes, documents)) in (scans.len()..).zip(given) {
+            let given = Sent::Documents {
+                at,
+                scan: number,
+                bytes,
+                documents,
+            };
+            // Nobody listens only when the writer has failed, which is told where it is joined.
+            let _ = send.send(given).await;
+        }
         stream::iter(scans.into_iter().enumerate())
             .map(|(number, scan)| async move { run(client, number, &scan, send).await })
             .buffer_unordered(cursors)

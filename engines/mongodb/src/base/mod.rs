@@ -7,6 +7,7 @@ pub mod manifest;
 mod read;
 mod take;
 mod times;
+pub(crate) mod views;
 
 pub use cover::LogCover;
 pub use manifest::{BaseManifest, Collection, CollectionKind, Extent, ManifestError};

@@ -10,7 +10,7 @@ use super::entry::{Entry, inner};
 use super::error::FoldError;
 use super::raw::Document;
 use super::scratch::Scratch;
-use crate::ClusterTime;
+use crate::{ClusterTime, FCV_NAMESPACE};
 
 /// What all open transactions together keep in memory.
 const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -252,7 +252,7 @@ impl Unwrapper {
 
 /// The document that holds the feature compatibility version concerns the catalogue, too.
 fn is_version(entry: &Entry<'_>) -> bool {
-    entry.namespace == "admin.system.version"
+    entry.namespace == FCV_NAMESPACE
 }
 
 fn unknown(entry: &Entry<'_>, what: String) -> FoldError {

@@ -3,6 +3,7 @@
 
 use bson::Uuid;
 
+use crate::FCV_NAMESPACE;
 use crate::base::BaseManifest;
 use crate::fold::catalogue::Collection;
 use crate::fold::raw::Builder;
@@ -71,12 +72,9 @@ pub(super) fn version() -> Vec<u8> {
     version.finish()
 }
 
-/// Where the feature compatibility version stands.
-pub(super) const VERSION: &str = "admin.system.version";
-
 /// Whether a change of the feature compatibility version may be in it, which the catalogue has to see.
 pub(super) fn is_version(entry: &Entry<'_>) -> bool {
-    entry.op != "c" && entry.namespace == VERSION
+    entry.op != "c" && entry.namespace == FCV_NAMESPACE
 }
 
 #[cfg(test)]

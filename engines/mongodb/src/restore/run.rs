@@ -15,13 +15,14 @@ use tokio::runtime::Handle;
 
 use super::{RestoreError, Selection, accounts, views};
 use crate::base::BaseReader;
+use crate::base::views::NAME;
 use crate::fold::catalogue::{Catalogue, Collection, from_base};
 use crate::fold::key::{Key, key};
 use crate::fold::raw::Document;
 use crate::fold::{Documents, Entry, FoldError, Folded, Keep, Limits, Replay, Sink, Wanted};
 use crate::log::{Entries, PassOver};
 use crate::summary::{LogSummary, NamespaceCounts};
-use crate::{ClusterTime, LogKind};
+use crate::{ClusterTime, FCV_NAMESPACE, LogKind};
 
 /// What a restore takes beside the fold: parts or segments that are read ahead, batches on their way to the target, the program.
 const BESIDE_BYTES: u64 = 160 << 20;
@@ -151,7 +152,7 @@ impl Fold {
         let manifest = self.base.manifest();
         let base = manifest.collections.iter();
         let base = base.filter(|found| !accounts::is_internal(&found.db, &found.name));
-        let base = base.filter(|found| !events || found.name != views::NAME);
+        let base = base.filter(|found| !events || found.name != NAME);
         let base = base.filter_map(from_base).chain(accounts::collections());
         let views = events.then(|| views::collections(manifest));
         let mut catalogue = Catalogue::new(base.chain(views.into_iter().flatten()));
@@ -261,7 +262,7 @@ impl Fold {
 /// compatibility version.
 fn changes_no_catalogue(summary: &LogSummary) -> bool {
     let plain = |(namespace, counts): (&String, &NamespaceCounts)| {
-        counts.commands == 0 && counts.others == 0 && namespace != accounts::VERSION
+        counts.commands == 0 && counts.others == 0 && namespace != FCV_NAMESPACE
     };
     !summary.incomplete && summary.counts.iter().all(plain)
 }
@@ -354,7 +355,7 @@ mod tests {
             !passed("new", "a.b"),
             "what is unknown is refused before anything is touched"
         );
-        assert!(!passed("u", accounts::VERSION));
+        assert!(!passed("u", FCV_NAMESPACE));
         let incomplete = LogSummary::decode(b"").unwrap();
         assert!(!changes_no_catalogue(&incomplete));
     }

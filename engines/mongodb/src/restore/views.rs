@@ -6,13 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use bson::Uuid;
 
 use crate::ClusterTime;
-use crate::base::{BaseManifest, CollectionKind};
+use crate::base::{BaseManifest, CollectionKind, views};
 use crate::fold::catalogue::Collection;
-use crate::fold::raw::{Builder, Document};
+use crate::fold::raw::Builder;
 use crate::fold::views_of;
-
-/// What servers keep views in.
-pub(super) const NAME: &str = "system.views";
 
 /// The collections that hold the base copy's views.
 pub(super) fn collections(manifest: &BaseManifest) -> Vec<Collection> {
@@ -20,7 +17,7 @@ pub(super) fn collections(manifest: &BaseManifest) -> Vec<Collection> {
     let collection = |db: &str| Collection {
         uuid: views_of(db, ClusterTime::default()),
         db: db.to_owned(),
-        name: NAME.into(),
+        name: views::NAME.into(),
         options: Builder::new().finish(),
         indexes: Vec::new(),
     };
@@ -31,17 +28,9 @@ pub(super) fn collections(manifest: &BaseManifest) -> Vec<Collection> {
 pub(super) fn rows(manifest: &BaseManifest) -> BTreeMap<Uuid, Vec<u8>> {
     let mut rows = BTreeMap::<Uuid, Vec<u8>>::new();
     for found in views(manifest) {
-        let mut row = Builder::new();
-        row.text("_id", &found.namespace());
-        let options = found.info.get_document("options");
-        let options = options
-            .ok()
-            .and_then(|options| Document::new(options.as_bytes()).ok());
-        for element in options.into_iter().flat_map(Document::elements).flatten() {
-            row.element(element);
-        }
+        let row = views::row(&found.db, &found.name, &found.info);
         let uuid = views_of(&found.db, ClusterTime::default());
-        rows.entry(uuid).or_default().extend(row.finish());
+        rows.entry(uuid).or_default().extend(row);
     }
     rows
 }

@@ -14,7 +14,7 @@ use bson::{RawDocumentBuf, Uuid};
 use super::entry::Entry;
 use super::error::FoldError;
 use super::raw::{Builder, Value, kind};
-use crate::ClusterTime;
+use crate::{ClusterTime, FCV_ID, FCV_NAMESPACE};
 
 /// A collection that has documents.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -292,9 +292,7 @@ fn check_version(entry: &Entry<'_>) -> Result<(), FoldError> {
         Some(entry.object)
     };
     let id = document.and_then(|document| document.get("_id").ok().flatten());
-    if id.and_then(Value::text) == Some("featureCompatibilityVersion")
-        && entry.namespace == "admin.system.version"
-    {
+    if id.and_then(Value::text) == Some(FCV_ID) && entry.namespace == FCV_NAMESPACE {
         return Err(FoldError::Compatibility { at: entry.at });
     }
     Ok(())

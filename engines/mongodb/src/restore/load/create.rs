@@ -2,7 +2,9 @@
 
 use mongodb::Client;
 use mongodb::bson::doc;
+use mongodb::error::ErrorKind;
 
+use super::room::FUNCTIONS;
 use super::{Load, raw};
 use crate::fold::catalogue::options;
 use crate::fold::raw::{Builder, Document, kind};
@@ -10,6 +12,8 @@ use crate::restore::RestoreError;
 use crate::restore::select::{Role, Target};
 use crate::restore::series;
 use crate::restore::special::View;
+
+const NAMESPACE_EXISTS: i32 = 48;
 
 /// Which indexes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,7 +31,18 @@ pub(super) async fn collection(load: &Load, target: &Target) -> Result<(), Resto
         _ => target.collection.options.clone(),
     };
     options::remove(&mut options, "expireAfterSeconds");
-    create(&load.client, &target.db, &target.name, &options).await
+    match create(&load.client, &target.db, &target.name, &options).await {
+        // It was emptied, not dropped.
+        Err(error) if target.name == FUNCTIONS && is_there(&error) => Ok(()),
+        created => created,
+    }
+}
+
+fn is_there(error: &RestoreError) -> bool {
+    let RestoreError::Server { source, .. } = error else {
+        return false;
+    };
+    matches!(&*source.kind, ErrorKind::Command(command) if command.code == NAMESPACE_EXISTS)
 }
 
 async fn create(client: &Client, db: &str, name: &str, options: &[u8]) -> Result<(), RestoreError> {

@@ -14,6 +14,8 @@ use crate::restore::select::{Role, Selected, Selection};
 /// The database that holds the mark while a restore is under way.
 pub const MARK_DATABASE: &str = "pitrd_restore";
 const MARK_COLLECTION: &str = "incomplete";
+/// Holds functions, and cannot be dropped.
+pub(super) const FUNCTIONS: &str = "system.js";
 
 /// What is not of users.
 const INTERNAL: [&str; 4] = ["admin", "config", "local", MARK_DATABASE];
@@ -136,11 +138,12 @@ async fn existing(
 
 async fn drop_all(client: &Client, names: &BTreeSet<(String, String)>) -> Result<(), RestoreError> {
     for (db, name) in names {
-        let dropped = client
-            .database(db)
-            .collection::<Document>(name)
-            .drop()
-            .await;
+        let collection = client.database(db).collection::<Document>(name);
+        let dropped = if name == FUNCTIONS {
+            collection.delete_many(doc! {}).await.map(drop)
+        } else {
+            collection.drop().await
+        };
         dropped.map_err(RestoreError::server(format!("drop {db}.{name}")))?;
     }
     Ok(())
