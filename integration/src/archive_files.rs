@@ -1,6 +1,7 @@
 //! The files of a directory archive, for tests that damage them or count them.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use pitr_archive::reader::LogReader;
 use pitr_archive::store::DirectoryStore;
 use pitr_archive::{Archive, Reading};
 use pitr_mongodb::log::{Entries, LogError};
-use pitr_mongodb::{ClusterTime, LogKind};
+use pitr_mongodb::{ClusterTime, LogKind, LogSummary};
 
 /// A directory archive.
 #[derive(Debug, Clone)]
@@ -130,6 +131,29 @@ impl ArchiveFiles {
             Ok::<_, LogError>(all)
         });
         entries.expect("read the archived oplog")
+    }
+
+    /// The segments of an archived log of MongoDB, in order: their positions, and what is noted of them.
+    pub fn summaries(&self, identity: &Path) -> Vec<(Range<u64>, LogSummary)> {
+        let reading = self.open(identity);
+        let reader = LogReader::new(reading.archive().clone(), self.log_kind().stream());
+        let read = runtime().block_on(async {
+            let mut all = Vec::new();
+            for run in reader.runs(&reader.end().await?).await? {
+                for seq in run.seqs {
+                    let header = reader.header_of(seq).await?;
+                    let summary = reader.summary(seq, &reading).await?;
+                    all.push((header.start..header.end, summary));
+                }
+            }
+            Ok::<_, pitr_archive::ArchiveError>(all)
+        });
+        let decoded = read.expect("read the summaries").into_iter();
+        let decoded = decoded.map(|(positions, summary)| {
+            let summary = LogSummary::decode(&summary).expect("a summary");
+            (positions, summary)
+        });
+        decoded.collect()
     }
 
     /// Size of all objects, in bytes.

@@ -262,6 +262,7 @@ fn mongodb_engine(error: &EngineError) -> Verdict {
         | EngineError::Answer(_)
         | EngineError::Behind { .. }
         | EngineError::HistoryLost
+        | EngineError::Unsendable { .. }
         | EngineError::TooLarge(_)
         | EngineError::Stream { .. }
         | EngineError::Jumped(_) => (Exit::Unavailable, None),

@@ -53,9 +53,19 @@ pub enum EngineError {
     /// The source no longer has what was asked for.
     #[error("the server no longer has the changes that were asked for: its oplog has rolled over")]
     HistoryLost,
-    /// An event, or a transaction, that cannot be sent or archived.
-    #[error("a change is too large: {0}")]
-    TooLarge(&'static str),
+    /// An event that the server cannot send: all of it, and what it tells beside the change, has to fit into one reply.
+    #[error(
+        "the server cannot send an event of the change stream, which is too large: {name} (code {code})"
+    )]
+    Unsendable {
+        /// The server's code.
+        code: i32,
+        /// Its name.
+        name: String,
+    },
+    /// More events of one transaction than are taken.
+    #[error("a transaction's events are more than {0} bytes")]
+    TooLarge(usize),
     /// A change stream ended. What servers say then can hold a resume token, and so a document's `_id`: only the code is passed on.
     #[error("the change stream ended with {name} (code {code})")]
     Stream {
@@ -119,6 +129,7 @@ impl EngineError {
             | Self::Answer(_)
             | Self::Behind { .. }
             | Self::HistoryLost
+            | Self::Unsendable { .. }
             | Self::TooLarge(_)
             | Self::Stream { .. }
             | Self::Jumped(_) => false,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::{Bson, RawDocumentBuf, doc};
 use mongodb::Client;
 
-use crate::capture::ChangeStream;
+use crate::capture::{Asking, ChangeStream};
 use crate::connect::Connection;
 use crate::source::Server;
 use crate::{ClusterTime, EngineError, LogKind};
@@ -90,7 +90,7 @@ async fn may_use_uuids(client: &Client) -> Result<bool, EngineError> {
 
 /// Begins a change stream as the capture does, or says why it is refused.
 async fn stream(client: &Client, server: &Server) -> Result<Result<(), String>, EngineError> {
-    let begun = match ChangeStream::new(client, server, true) {
+    let begun = match ChangeStream::new(client, server, Asking::PreImages) {
         Ok(stream) => stream.open(server.majority.ts, PROBE).await.map(drop),
         Err(error) => Err(error),
     };

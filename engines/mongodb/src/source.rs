@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use bson::{Document, doc};
+use mongodb::options::ReadConcern;
 use mongodb::{Client, Database};
 use pitr_archive::Archive;
 
-use crate::{ClusterTime, EngineError};
+use crate::{ClusterTime, EngineError, FCV_ID};
 
 /// The engine's name in `archive.json`.
 pub const ENGINE: &str = "mongodb";
@@ -264,20 +265,17 @@ pub(crate) async fn feature_compatibility(client: &Client) -> Result<Option<Stri
         .database("admin")
         .collection::<Document>("system.version");
     let found = versions
-        .find_one(doc! { "_id": "featureCompatibilityVersion" })
+        .find_one(doc! { "_id": FCV_ID })
+        .read_concern(ReadConcern::majority())
         .await;
     if let Some(Some(found)) = allowed(found)? {
         return Ok(found.get_str("version").ok().map(Into::into));
     }
-    let command = doc! { "getParameter": 1, "featureCompatibilityVersion": 1 };
+    let command = doc! { "getParameter": 1, FCV_ID: 1 };
     let answer = allowed(client.database("admin").run_command(command).await)?;
-    let version = answer.as_ref().and_then(|answer| {
-        answer
-            .get_document("featureCompatibilityVersion")
-            .ok()?
-            .get_str("version")
-            .ok()
-    });
+    let version = answer
+        .as_ref()
+        .and_then(|answer| answer.get_document(FCV_ID).ok()?.get_str("version").ok());
     Ok(version.map(Into::into))
 }
 

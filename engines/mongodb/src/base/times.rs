@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::cover::last_run;
 use super::take::refused;
-use crate::capture::ChangeStream;
+use crate::capture::{Asking, ChangeStream};
 use crate::source::{Majority, Server};
 use crate::{ClusterTime, EngineError, LogKind};
 
@@ -37,7 +37,7 @@ impl<'a> Times<'a> {
     ) -> Result<Self, EngineError> {
         let stream = match kind {
             LogKind::Oplog => None,
-            LogKind::Events => Some(ChangeStream::new(client, server, false)?),
+            LogKind::Events => Some(ChangeStream::new(client, server, Asking::Plain)?),
         };
         Ok(Self {
             client,
@@ -96,7 +96,7 @@ impl<'a> Times<'a> {
         }
         match stream.is_quiet(end, to).await {
             Ok(true) => Ok(Some(end.previous())),
-            Ok(false) | Err(EngineError::HistoryLost) => Ok(None),
+            Ok(false) | Err(EngineError::HistoryLost | EngineError::Unsendable { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -1,10 +1,12 @@
 //! The eye on the entries as they pass: what is noted, sealed, for each segment.
 
+use bson::raw::RawDocument;
 use pitr_archive::writer::{Annotate, Annotation};
 
 use super::Fcv;
-use crate::LogKind;
+use crate::entry::{Head, Op};
 use crate::summary::LogSummary;
+use crate::{FCV_ID, FCV_NAMESPACE, LogKind};
 
 pub(super) struct Annotator {
     kind: LogKind,
@@ -13,6 +15,7 @@ pub(super) struct Annotator {
 }
 
 impl Annotator {
+    /// `fcv` is the version where the log begins; of a change stream, which does not tell of it, whoever asks keeps it up to date.
     pub(super) fn new(kind: LogKind, fcv: Fcv) -> Self {
         Self {
             kind,
@@ -26,7 +29,12 @@ impl Annotate for Annotator {
     fn observe(&mut self, _start: u64, bytes: &[u8]) -> bool {
         for entry in self.kind.entries(bytes) {
             match entry {
-                Ok((head, _)) => self.summary.observe(&head),
+                Ok((head, entry)) => {
+                    self.summary.observe(&head);
+                    if let Some(version) = version_set_by(&head, entry) {
+                        version.clone_into(&mut self.fcv.lock().expect("no holder panics"));
+                    }
+                }
                 // Capture passes on only what it could read the head of.
                 Err(_) => self.summary.incomplete = true,
             }
@@ -46,5 +54,95 @@ impl Annotate for Annotator {
             damage: None,
             summary: summary.encode(),
         }
+    }
+}
+
+/// What an entry of the oplog makes the feature compatibility version, empty if that cannot be told; `None` if it leaves it alone.
+fn version_set_by<'a>(head: &Head<'a>, entry: &'a RawDocument) -> Option<&'a str> {
+    if head.ns != FCV_NAMESPACE {
+        return None;
+    }
+    let object = head.object?;
+    let named = match head.op {
+        Op::Update => entry.get_document("o2").ok()?,
+        Op::Insert | Op::Delete => object,
+        Op::Command | Op::Noop | Op::Other => return None,
+    };
+    if named.get_str("_id").ok() != Some(FCV_ID) {
+        return None;
+    }
+    let Ok(diff) = object.get_document("diff") else {
+        return Some(object.get_str("version").unwrap_or_default());
+    };
+    let changed = |part| diff.get_document(part).ok()?.get_str("version").ok();
+    let is_gone = diff
+        .get_document("d")
+        .is_ok_and(|gone| matches!(gone.get("version"), Ok(Some(_))));
+    changed("u").or(changed("i")).or(is_gone.then_some(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use bson::{DateTime, Document, RawDocumentBuf, Timestamp, doc};
+
+    use super::*;
+
+    fn entry(op: &str, ns: &str, o: Document, id: &str) -> RawDocumentBuf {
+        let entry = doc! {
+            "op": op, "ns": ns, "o": o, "o2": { "_id": id }, "ts": Timestamp { time: 5, increment: 1 },
+            "wall": DateTime::from_millis(0),
+        };
+        RawDocumentBuf::try_from(&entry).unwrap()
+    }
+
+    fn after(entries: &[RawDocumentBuf]) -> String {
+        let fcv = Arc::new(Mutex::new("6.0".to_owned()));
+        let mut annotator = Annotator::new(LogKind::Oplog, fcv);
+        for entry in entries {
+            assert!(!annotator.observe(0, entry.as_bytes()));
+        }
+        let cut = annotator.cut();
+        LogSummary::decode(&cut.summary).unwrap().fcv
+    }
+
+    #[test]
+    fn a_segment_carries_the_version_that_its_last_entries_set() {
+        let update = |o: Document| entry("u", FCV_NAMESPACE, o, FCV_ID);
+        let steps = [
+            update(
+                doc! { "_id": FCV_ID, "version": "5.0", "targetVersion": "5.0", "previousVersion": "6.0" },
+            ),
+            update(doc! { "_id": FCV_ID, "version": "5.0" }),
+        ];
+        assert_eq!(after(&steps[..1]), "5.0");
+        assert_eq!(after(&steps), "5.0");
+        let diff = |diff: Document| update(doc! { "$v": 2, "diff": diff });
+        assert_eq!(after(&[diff(doc! { "u": { "version": "7.0" } })]), "7.0");
+        assert_eq!(after(&[diff(doc! { "i": { "version": "7.0" } })]), "7.0");
+        assert_eq!(
+            after(&[diff(doc! { "d": { "targetVersion": false } })]),
+            "6.0"
+        );
+        assert_eq!(after(&[diff(doc! { "d": { "version": false } })]), "");
+        let insert = doc! { "_id": FCV_ID, "version": "7.0" };
+        assert_eq!(after(&[entry("i", FCV_NAMESPACE, insert, "")]), "7.0");
+        assert_eq!(
+            after(&[entry("d", FCV_NAMESPACE, doc! { "_id": FCV_ID }, "")]),
+            ""
+        );
+    }
+
+    #[test]
+    fn other_documents_leave_the_version_alone() {
+        let version = || doc! { "_id": FCV_ID, "version": "7.0" };
+        assert_eq!(after(&[entry("u", "a.b", version(), FCV_ID)]), "6.0");
+        let other = doc! { "_id": "authSchema", "version": "7.0" };
+        assert_eq!(
+            after(&[entry("u", FCV_NAMESPACE, other.clone(), "authSchema")]),
+            "6.0"
+        );
+        assert_eq!(after(&[entry("i", FCV_NAMESPACE, other, "")]), "6.0");
     }
 }

@@ -30,15 +30,27 @@ const COMPLETE_SINCE: (u32, u32, u32) = (6, 0, 0);
 const FRAGMENTS_SINCE: (u32, u32, u32) = (6, 0, 9);
 /// The oplog has rolled over, before it was asked or while it was read.
 const HISTORY_LOST: [i32; 2] = [286, 136];
-/// BSONObjectTooLarge, and what a buffer says that would grow beyond its limit.
-const TOO_LARGE: [i32; 3] = [10334, 13548, 17260];
+/// BSONObjectTooLarge, what a buffer says that would grow beyond its limit, and ChangeStreamFatalError: the stream can never pass.
+const UNSENDABLE: [i32; 4] = [10334, 13548, 17260, 280];
 /// Options that a server does not know, and what it answers to `$changeStreamSplitLargeEvent` then.
 const UNKNOWN_OPTION: [i32; 3] = [40415, 40324, 31123];
+
+/// How much is asked for: less and less while the server has an event that it cannot send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Asking {
+    /// Also documents as they were before a change, where the source keeps them.
+    #[default]
+    PreImages,
+    /// Without those.
+    Plain,
+    /// Event by event: with one that cannot be sent the server throws away all that it had for the same reply.
+    Single,
+}
 
 /// How a stream is asked for.
 pub(crate) struct ChangeStream<'a> {
     client: &'a Client,
-    pre_images: bool,
+    asking: Asking,
     fragments: bool,
 }
 
@@ -50,7 +62,7 @@ impl<'a> ChangeStream<'a> {
     pub(crate) fn new(
         client: &'a Client,
         server: &Server,
-        pre_images: bool,
+        asking: Asking,
     ) -> Result<Self, EngineError> {
         let version = server.version_numbers();
         if version < COMPLETE_SINCE {
@@ -62,7 +74,7 @@ impl<'a> ChangeStream<'a> {
         }
         Ok(Self {
             client,
-            pre_images,
+            asking,
             fragments: version >= FRAGMENTS_SINCE,
         })
     }
@@ -72,7 +84,7 @@ impl<'a> ChangeStream<'a> {
             "allChangesForCluster": true, "showExpandedEvents": true, "showRawUpdateDescription": true,
             "showSystemEvents": true, "showMigrationEvents": true, "startAtOperationTime": Timestamp::from(from),
         };
-        if self.pre_images {
+        if self.asking == Asking::PreImages {
             stage.insert("fullDocumentBeforeChange", "whenAvailable");
         }
         let mut pipeline = vec![doc! { "$changeStream": stage }];
@@ -92,8 +104,12 @@ impl<'a> ChangeStream<'a> {
         wait: Duration,
     ) -> Result<RawBatchCursor, EngineError> {
         let reached = Timestamp::from(from.previous());
+        let cursor = match self.asking {
+            Asking::PreImages | Asking::Plain => doc! {},
+            Asking::Single => doc! { "batchSize": 1 },
+        };
         let command = doc! {
-            "aggregate": 1, "pipeline": self.pipeline(from), "cursor": {},
+            "aggregate": 1, "pipeline": self.pipeline(from), "cursor": cursor,
             "readConcern": { "level": "majority", "afterClusterTime": reached },
         };
         let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
@@ -101,7 +117,10 @@ impl<'a> ChangeStream<'a> {
         let admin = self.client.database("admin");
         let run = admin.run_cursor_command(command);
         let run = run.selection_criteria(member);
-        let run = run.cursor_type(CursorType::TailableAwait).max_time(wait);
+        let mut run = run.cursor_type(CursorType::TailableAwait).max_time(wait);
+        if self.asking == Asking::Single {
+            run = run.batch_size(1);
+        }
         match timeout(OPEN_MAX, run.batch()).await {
             Ok(opened) => opened.map_err(failed),
             Err(_) => Err(EngineError::Answer("beginning of a change stream in time")),
@@ -154,10 +173,10 @@ impl<'a> ChangeStream<'a> {
         end: ClusterTime,
         mut each: impl FnMut(RawDocumentBuf) -> Result<bool, EngineError>,
     ) -> Result<(), EngineError> {
-        let began = Instant::now();
+        let mut deadline = Instant::now() + OPEN_MAX;
         let mut batches = self.open(from, Duration::from_millis(100)).await?;
         let mut fragments = super::fragments::Fragments::default();
-        while began.elapsed() < OPEN_MAX {
+        while Instant::now() < deadline {
             let Some(batch) = batches.try_next().await.map_err(failed)? else {
                 break;
             };
@@ -166,6 +185,7 @@ impl<'a> ChangeStream<'a> {
                 let event = event.ok().and_then(|event| event.as_document());
                 let event = event.ok_or(EngineError::Answer("documents"))?;
                 is_empty = false;
+                deadline = Instant::now() + OPEN_MAX;
                 if let Some(event) = fragments.take(event)?
                     && !each(event.into_owned())?
                 {
@@ -196,9 +216,10 @@ pub(super) fn failed(error: mongodb::error::Error) -> EngineError {
     };
     match command.code {
         code if HISTORY_LOST.contains(&code) => EngineError::HistoryLost,
-        code if TOO_LARGE.contains(&code) => {
-            EngineError::TooLarge("the server cannot send an event of it")
-        }
+        code if UNSENDABLE.contains(&code) => EngineError::Unsendable {
+            code,
+            name: command.code_name.clone(),
+        },
         code if UNKNOWN_OPTION.contains(&code) => EngineError::Unsupported(format!(
             "the server's change streams do not show what a restore needs: {}",
             command.message

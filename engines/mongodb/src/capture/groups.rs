@@ -17,6 +17,18 @@ use crate::{ClusterTime, EngineError};
 /// An idle stream is noted in the archive so often, so that the position does not fall behind a source's oplog that rolls on.
 const WAYPOINT_EVERY: Duration = Duration::from_secs(600);
 
+/// When it is noted how far the stream was read, though nothing happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Notes {
+    /// Every ten minutes.
+    Idle,
+    /// As soon as it was read past this time: numbers that a crash left missing end here, and only something behind it closes them.
+    Past(ClusterTime),
+    /// As soon as possible: a run begins, and where it does is durable only with its first segment. Until then a restart would begin
+    /// it anew, at a later time.
+    Begin,
+}
+
 /// The group in the making.
 struct Open {
     last: Last,
@@ -33,18 +45,12 @@ pub(super) struct Groups {
     token: Option<(RawDocumentBuf, ClusterTime)>,
     /// When something was handed over last.
     flushed: Instant,
-    /// Numbers that a crash left missing end here: until something behind it was handed over they stay open.
-    holes_end: Option<ClusterTime>,
+    notes: Notes,
 }
 
 impl Groups {
-    /// Positions begin at `start`; a crash left numbers missing up to `holes_end`.
-    pub(super) fn new(
-        start: ClusterTime,
-        last: Option<Last>,
-        holes_end: Option<ClusterTime>,
-        now: Instant,
-    ) -> Self {
+    /// Positions begin at `start`.
+    pub(super) fn new(start: ClusterTime, last: Option<Last>, notes: Notes, now: Instant) -> Self {
         Self {
             pieces: Pieces::new(start, last),
             open: None,
@@ -52,7 +58,7 @@ impl Groups {
             received: start.previous(),
             token: None,
             flushed: now,
-            holes_end,
+            notes,
         }
     }
 
@@ -122,14 +128,17 @@ impl Groups {
 
     /// Notes how far an idle stream was read, if it is time for that.
     pub(super) fn is_idle(&mut self, now: Instant) -> Result<(), EngineError> {
-        let holes = self.holes_end.is_some();
-        if !holes && now.duration_since(self.flushed) < WAYPOINT_EVERY || !self.is_quiet() {
+        let is_time = self.is_expected() || now.duration_since(self.flushed) >= WAYPOINT_EVERY;
+        if !is_time || !self.is_quiet() {
             return Ok(());
         }
         let Some((token, time)) = self.token.take() else {
             return Ok(());
         };
-        let past_holes = self.holes_end.is_none_or(|end| time > end);
+        let past_holes = match self.notes {
+            Notes::Past(end) => time > end,
+            Notes::Idle | Notes::Begin => true,
+        };
         if time > self.pieces.collected() && past_holes {
             // What stands at the token's own time is asked for again by whoever goes on from here.
             let ts = time.previous();
@@ -139,15 +148,18 @@ impl Groups {
         Ok(())
     }
 
-    /// Whether holes are still open, which only something behind them closes.
-    pub(super) fn has_holes(&self) -> bool {
-        self.holes_end.is_some()
+    /// Whether something waits for a note.
+    pub(super) fn is_expected(&self) -> bool {
+        self.notes != Notes::Idle
     }
 
     pub(super) fn flush(&mut self) -> Option<Ready> {
         let ready = self.pieces.flush()?;
         self.flushed = Instant::now();
-        self.holes_end = self.holes_end.filter(|end| ready.end <= *end);
+        self.notes = match self.notes {
+            Notes::Past(end) if ready.end <= end => self.notes,
+            _ => Notes::Idle,
+        };
         Some(ready)
     }
 
@@ -173,7 +185,11 @@ mod tests {
     use crate::{LogKind, split_documents};
 
     fn groups() -> Groups {
-        Groups::new(ClusterTime::new(5, 1), None, None, Instant::now())
+        noting(Notes::Idle)
+    }
+
+    fn noting(notes: Notes) -> Groups {
+        Groups::new(ClusterTime::new(5, 1), None, notes, Instant::now())
     }
 
     fn insert(seconds: u32, increment: u32, id: i32) -> RawDocumentBuf {
@@ -271,21 +287,30 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn holes_that_a_crash_left_are_closed_without_waiting_for_an_event() {
-        let mut groups = Groups::new(
-            ClusterTime::new(5, 1),
-            None,
-            Some(ClusterTime::new(7, 1)),
-            Instant::now(),
-        );
+        let mut groups = noting(Notes::Past(ClusterTime::new(7, 1)));
         groups.batch_ended(&reply(7, 1), true);
         groups.is_idle(Instant::now()).unwrap();
-        assert!(groups.flush().is_none() && groups.has_holes());
+        assert!(groups.flush().is_none() && groups.is_expected());
         groups.batch_ended(&reply(7, 2), true);
         groups.is_idle(Instant::now()).unwrap();
         assert_eq!(
             positions(&groups.flush().unwrap()),
             [ClusterTime::new(7, 2)]
         );
-        assert!(!groups.has_holes());
+        assert!(!groups.is_expected());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_a_run_begins_is_noted_without_waiting_for_an_event() {
+        let mut groups = noting(Notes::Begin);
+        // Nothing lies between the beginning and itself.
+        groups.batch_ended(&reply(5, 1), true);
+        groups.is_idle(Instant::now()).unwrap();
+        assert!(groups.flush().is_none() && groups.is_expected());
+        groups.batch_ended(&reply(5, 2), true);
+        groups.is_idle(Instant::now()).unwrap();
+        let ready = groups.flush().unwrap();
+        assert_eq!(positions(&ready), [ClusterTime::new(5, 2)]);
+        assert!(!groups.is_expected());
     }
 }

@@ -33,7 +33,7 @@ impl Intake {
     /// A batch was empty; `all_durable`: nothing of what was handed over waits for the store.
     pub(super) fn is_idle(&mut self, now: Instant, all_durable: bool) -> Result<(), EngineError> {
         match self {
-            Self::Events(groups) if all_durable || groups.has_holes() => groups.is_idle(now),
+            Self::Events(groups) if all_durable || groups.is_expected() => groups.is_idle(now),
             _ => Ok(()),
         }
     }

@@ -20,7 +20,8 @@ pub(super) struct MajorityWatch {
 }
 
 impl MajorityWatch {
-    pub(super) fn start(client: Client, first: Majority, fcv: Fcv) -> Self {
+    /// `fcv` is kept up to date where the log does not tell of it.
+    pub(super) fn start(client: Client, first: Majority, fcv: Option<Fcv>) -> Self {
         let (publish, latest) = watch::channel(first);
         let task = tokio::spawn(async move {
             let admin = client.database("admin");
@@ -30,6 +31,7 @@ impl MajorityWatch {
                     publish.send_replace(majority);
                 }
                 if turn % FCV_TURNS == 0
+                    && let Some(fcv) = &fcv
                     && let Ok(Some(found)) = feature_compatibility(&client).await
                 {
                     *fcv.lock().expect("no holder panics") = found;

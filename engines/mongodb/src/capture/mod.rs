@@ -23,7 +23,7 @@ use bson::raw::RawDocument;
 use pitr_archive::writer::{Compressor, LogSettings, Writer};
 use tokio::sync::watch;
 
-pub(crate) use events::ChangeStream;
+pub(crate) use events::{Asking, ChangeStream};
 
 use crate::connect::Connection;
 use crate::entry::Head;
@@ -32,6 +32,9 @@ use crate::{ClusterTime, EngineError, LogKind};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
+/// Why the log cannot go on where the archive ends.
+const UNSENDABLE: &str = "the server cannot send an event of it, which is too large";
+const TOO_LARGE: &str = "a transaction's events are more than are taken";
 
 /// What to capture, and how.
 #[derive(Clone, Debug)]
@@ -119,8 +122,9 @@ struct Capture {
     status: watch::Sender<CaptureStatus>,
     shutdown: watch::Receiver<bool>,
     last: Option<Last>,
-    /// How often an event was too large for the server to send: then it is asked for without pre-image, then it is given up.
-    too_large: u32,
+    asking: Asking,
+    /// Something behind the archive's end can neither be sent nor taken: why the log does not go on from there.
+    impassable: Option<&'static str>,
 }
 
 /// Captures until `shutdown` becomes true; then closes the open segment and waits until it is durable. Reconnects for as long as
@@ -144,7 +148,8 @@ pub async fn run(
         status,
         shutdown,
         last: None,
-        too_large: 0,
+        asking: Asking::default(),
+        impassable: None,
     };
     for unseen in capture.settings.kind.cannot_see() {
         tracing::warn!("a change stream does not see {unseen}");
@@ -162,7 +167,13 @@ pub async fn run(
             .status
             .send_modify(|status| status.streaming = false);
         streamed_once |= streamed;
-        capture.too_large += u32::from(matches!(error, EngineError::TooLarge(_)));
+        let asked = capture.asking;
+        (capture.asking, capture.impassable) = less(asked, &error);
+        if asked == Asking::PreImages && asked != capture.asking {
+            tracing::warn!(
+                "until its next start the daemon asks for events without documents as they were before"
+            );
+        }
         if error.is_permanent(streamed_once) {
             return Err(error);
         }
@@ -172,6 +183,20 @@ pub async fn run(
         tracing::warn!(%error, retry_ms = backoff.as_millis() as u64, "capture was interrupted; connecting again");
         capture.pause(backoff).await;
         backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// What to ask for after a session that ended with `error`, and why nothing that is asked for helps.
+fn less(asking: Asking, error: &EngineError) -> (Asking, Option<&'static str>) {
+    match (asking, error) {
+        (Asking::PreImages, EngineError::Unsendable { .. } | EngineError::TooLarge(_)) => {
+            (Asking::Plain, None)
+        }
+        (Asking::Plain, EngineError::Unsendable { .. }) => (Asking::Single, None),
+        (Asking::Single, EngineError::Unsendable { .. }) => (Asking::Plain, Some(UNSENDABLE)),
+        (_, EngineError::TooLarge(_)) => (Asking::Plain, Some(TOO_LARGE)),
+        (Asking::Single, _) => (Asking::Plain, None),
+        (asking, _) => (asking, None),
     }
 }
 
@@ -190,11 +215,6 @@ impl Capture {
         };
         client.shutdown().immediate(true).await;
         ended
-    }
-
-    /// Whether documents are asked for as they were before a change, where the source keeps that.
-    fn pre_images(&self) -> bool {
-        self.too_large == 0
     }
 
     /// `None` if we are asked to stop before `work` is done.
@@ -218,5 +238,48 @@ impl Capture {
         let asked = self.shutdown.wait_for(|&stop| stop);
         // Both ways of waking up lead to the same next step.
         let _ = tokio::time::timeout(wait, asked).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unsendable() -> EngineError {
+        EngineError::Unsendable {
+            code: 10334,
+            name: "BSONObjectTooLarge".into(),
+        }
+    }
+
+    #[test]
+    fn less_is_asked_for_step_by_step_before_an_event_is_given_up() {
+        let mut asking = Asking::default();
+        for (then, why) in [
+            (Asking::Plain, None),
+            (Asking::Single, None),
+            (Asking::Plain, Some(UNSENDABLE)),
+            // The next one is not asked for with what came before.
+            (Asking::Single, None),
+        ] {
+            let next = less(asking, &unsendable());
+            assert_eq!(next, (then, why));
+            asking = next.0;
+        }
+        // A session that ended otherwise met none.
+        let other = less(Asking::Single, &EngineError::HistoryLost);
+        assert_eq!(other, (Asking::Plain, None));
+        let other = less(Asking::PreImages, &EngineError::HistoryLost);
+        assert_eq!(other, (Asking::PreImages, None));
+    }
+
+    #[test]
+    fn a_transaction_that_is_too_large_is_tried_without_what_came_before() {
+        let error = EngineError::TooLarge(9);
+        assert_eq!(less(Asking::PreImages, &error), (Asking::Plain, None));
+        assert_eq!(
+            less(Asking::Plain, &error),
+            (Asking::Plain, Some(TOO_LARGE))
+        );
     }
 }

@@ -1,10 +1,12 @@
 //! The source's oplog: its oldest entry, what lies in a range, and following it.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Timestamp, doc};
 use futures_util::TryStreamExt;
+use mongodb::error::ErrorKind;
 use mongodb::options::{
     CollectionOptions, CursorType, ReadConcern, ReadPreference, SelectionCriteria,
 };
@@ -13,10 +15,13 @@ use mongodb::{Client, Collection, Database};
 use super::Last;
 use super::place::Stretch;
 use crate::entry::Head;
-use crate::{ClusterTime, EngineError};
+use crate::{ClusterTime, EngineError, FCV_ID, FCV_NAMESPACE};
 
 /// A member that lags is waited for so long before another attempt.
 const COMPARE_MS: i64 = 10_000;
+/// So long the backlog is searched at most for a change of the feature compatibility version.
+const VERSION_MAX: Duration = Duration::from_secs(10);
+const OUT_OF_TIME: i32 = 50;
 
 /// The source's oplog, read as a majority has it.
 pub(super) struct Oplog {
@@ -79,12 +84,26 @@ impl Oplog {
         Ok(found)
     }
 
+    /// Whether the feature compatibility version may have changed from `from` on; also true if the search for that takes too long.
+    pub(super) async fn changes_version(&self, from: ClusterTime) -> Result<bool, EngineError> {
+        let filter = doc! {
+            "ts": { "$gte": Timestamp::from(from) }, "ns": FCV_NAMESPACE,
+            "$or": [{ "o._id": FCV_ID }, { "o2._id": FCV_ID }],
+        };
+        let find = self.entries.find_one(filter).sort(doc! { "$natural": 1 });
+        match find.max_time(VERSION_MAX).await {
+            Ok(found) => Ok(found.is_some()),
+            Err(error) if is_out_of_time(&error) => Ok(true),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
     /// Follows the oplog from the entry `from` on, or the first one after it.
     pub(super) async fn follow(
         &self,
         from: ClusterTime,
         batch_entries: u32,
-        wait: std::time::Duration,
+        wait: Duration,
     ) -> Result<mongodb::raw_batch_cursor::RawBatchCursor, EngineError> {
         let find = self
             .entries
@@ -99,6 +118,10 @@ impl Oplog {
 
 fn head(entry: &RawDocument) -> Result<Head<'_>, EngineError> {
     Head::read(entry).map_err(|error| EngineError::Jumped(error.to_string()))
+}
+
+fn is_out_of_time(error: &mongodb::error::Error) -> bool {
+    matches!(&*error.kind, ErrorKind::Command(command) if command.code == OUT_OF_TIME)
 }
 
 /// Names what is refused where an operator can do something about it.

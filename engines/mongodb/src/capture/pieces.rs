@@ -55,8 +55,7 @@ impl Pieces {
     /// Adds bytes to the record in the making.
     pub(super) fn add(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
         if self.bytes.len() - self.whole_bytes + bytes.len() > RECORD_BYTES_MAX {
-            let what = "a transaction with more than 1 GB of events";
-            return Err(EngineError::TooLarge(what));
+            return Err(EngineError::TooLarge(RECORD_BYTES_MAX));
         }
         self.bytes.extend_from_slice(bytes);
         Ok(())

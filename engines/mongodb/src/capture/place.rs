@@ -9,7 +9,7 @@ use pitr_archive::object::Header;
 use pitr_archive::reader::LogReader;
 use pitr_archive::writer::{Resume, resume};
 
-use super::events::ChangeStream;
+use super::events::{Asking, ChangeStream};
 use super::oplog::Oplog;
 use super::{Capture, Last};
 use crate::source::Server;
@@ -67,10 +67,11 @@ impl Capture {
         let majority = server.majority.ts;
         let Some(durable) = resume.durable().map(ClusterTime) else {
             self.settings.kind.check(self.writer.archive()).await?;
-            tracing::info!(from = %majority, "the archive is empty; capture begins with the majority's last entry");
+            let from = self.beginning(majority);
+            tracing::info!(%from, "the archive is empty; capture begins with the majority's last entry");
             return Ok(Some(Place {
                 resume,
-                from: majority,
+                from,
                 last: None,
             }));
         };
@@ -104,11 +105,15 @@ impl Capture {
     ) -> Result<Compared, EngineError> {
         let compared = match self.settings.kind {
             LogKind::Oplog => compare_oplog(&Oplog::of(client), resume).await?,
-            LogKind::Events if self.too_large > 1 => Compared::Other(TOO_LARGE),
-            LogKind::Events => {
-                let stream = ChangeStream::new(client, server, false)?;
-                self.compare_events(&stream, resume).await?
-            }
+            LogKind::Events => match self.impassable {
+                Some(reason) => Compared::Other(reason),
+                None => {
+                    let single = self.asking == Asking::Single;
+                    let asking = if single { self.asking } else { Asking::Plain };
+                    let stream = ChangeStream::new(client, server, asking)?;
+                    self.compare_events(&stream, resume).await?
+                }
+            },
         };
         Ok(match (compared, self.last) {
             (Compared::Same(Some(last)), Some(ours))
@@ -166,6 +171,14 @@ impl Capture {
         Ok(Some(reader.header_of(seq).await?))
     }
 
+    /// Where a run begins: with the majority's last entry, or behind it if it may be what nothing passes.
+    fn beginning(&mut self, majority: ClusterTime) -> ClusterTime {
+        match self.impassable.take() {
+            Some(_) => majority.next(),
+            None => majority,
+        }
+    }
+
     /// Begins a new run behind what is archived: the break stands in its first segment's header.
     fn broken(
         &mut self,
@@ -174,12 +187,12 @@ impl Capture {
         majority: ClusterTime,
         reason: &str,
     ) -> Place {
-        let from = majority.max(durable.next());
+        let from = self.beginning(majority).max(durable.next());
         tracing::error!(
             %durable, %from, reason,
             "the source's log does not continue where the archive ends: a gap is recorded, and only a new base copy makes later moments restorable"
         );
-        (self.last, self.too_large) = (None, self.too_large.min(1));
+        self.last = None;
         self.status.send_modify(|status| status.gaps += 1);
         Place {
             resume,
@@ -191,7 +204,6 @@ impl Capture {
 
 const ROLLED_OVER: &str =
     "the oplog has rolled over: its oldest entry comes after the last archived one";
-const TOO_LARGE: &str = "a change is larger than the server can send or an archive can hold";
 const OTHER: &str = "something else stands where the archive ends: the set was rolled back, or restored from a copy";
 /// A stream that is only tried out need not wait.
 const PROBE: std::time::Duration = std::time::Duration::from_millis(100);

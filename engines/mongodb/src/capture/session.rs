@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::annotate::Annotator;
 use super::entries::Entries;
 use super::events::{self, ChangeStream};
-use super::groups::Groups;
+use super::groups::{Groups, Notes};
 use super::intake::Intake;
 use super::majority::MajorityWatch;
 use super::oplog::Oplog;
@@ -27,6 +27,8 @@ use crate::{ClusterTime, EngineError, LogKind};
 const BATCH_ENTRIES: u32 = 10_000;
 /// The server answers after so long though nothing happened.
 const AWAIT: Duration = Duration::from_secs(1);
+/// The same of a change stream: only its next answer shows that the last events of a burst are all of their time.
+const AWAIT_EVENTS: Duration = Duration::from_millis(200);
 /// A commit's wall time is read before its entry is written.
 const MARGIN_US: i64 = 1_000_000;
 
@@ -62,11 +64,21 @@ impl Capture {
         let intake = match kind {
             LogKind::Oplog => Intake::Oplog(Entries::new(from, last)),
             LogKind::Events => {
-                let holes_end = resume.holes_end().map(ClusterTime);
-                Intake::Events(Groups::new(from, last, holes_end, Instant::now()))
+                let notes = if resume.durable() == Some(from.0) {
+                    resume
+                        .holes_end()
+                        .map_or(Notes::Idle, |end| Notes::Past(ClusterTime(end)))
+                } else {
+                    Notes::Begin
+                };
+                Intake::Events(Groups::new(from, last, notes, Instant::now()))
             }
         };
-        let fcv = Arc::new(Mutex::new(server.fcv.clone()));
+        let at_start = self.version_at(client, server, from);
+        let Some(at_start) = self.until_stop(at_start).await? else {
+            return Ok(());
+        };
+        let fcv = Arc::new(Mutex::new(at_start));
         let log = LogWriter::start(
             Arc::clone(&self.writer),
             kind.stream(),
@@ -89,7 +101,8 @@ impl Capture {
                 .max(i64::from(from.seconds()) * 1_000_000);
             status.pending = false;
         });
-        let majority = MajorityWatch::start(client.clone(), server.majority, fcv);
+        let asks = Some(fcv).filter(|_| kind == LogKind::Events);
+        let majority = MajorityWatch::start(client.clone(), server.majority, asks);
         let mut session = Session {
             capture: self,
             log: &log,
@@ -119,6 +132,23 @@ impl Capture {
         }
     }
 
+    /// The feature compatibility version where a session begins: what it is now, unless entries behind `from` change it, which then tell.
+    async fn version_at(
+        &self,
+        client: &Client,
+        server: &Server,
+        from: ClusterTime,
+    ) -> Result<String, EngineError> {
+        let changes = match self.settings.kind {
+            LogKind::Oplog => Oplog::of(client).changes_version(from).await?,
+            LogKind::Events => false,
+        };
+        Ok(Some(&server.fcv)
+            .filter(|_| !changes)
+            .cloned()
+            .unwrap_or_default())
+    }
+
     async fn follow(
         &self,
         client: &Client,
@@ -132,8 +162,8 @@ impl Capture {
                 Oplog::of(client).follow(from, BATCH_ENTRIES, AWAIT).await
             }
             LogKind::Events => {
-                let stream = ChangeStream::new(client, server, self.pre_images())?;
-                stream.open(from, AWAIT).await
+                let stream = ChangeStream::new(client, server, self.asking)?;
+                stream.open(from, AWAIT_EVENTS).await
             }
         }
     }
