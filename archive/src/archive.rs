@@ -14,8 +14,8 @@ use crate::keys::{
     DataKey, KeyError, Opener, SignedDocument, WrappedDataKey, WrappedWriterKey, Wrapper, WriterKey,
 };
 use crate::layout;
-use crate::object::{Expected, Id, Kind, Object, Opened, StreamName};
-use crate::store::{Piece, SharedStore, found};
+use crate::object::{Expected, Id, Kind, Object, Opened, PREAMBLE_BYTES, Preamble, StreamName};
+use crate::store::{Fetched, Piece, SharedStore, found};
 
 const FORMAT: u32 = 1;
 
@@ -244,6 +244,23 @@ impl Archive {
             set_id,
             seq,
         }
+    }
+
+    /// Reads the beginning of an object, from a place where it is what `expected` says; `None` if there is none.
+    pub async fn preamble(
+        &self,
+        key: &str,
+        expected: &Expected,
+    ) -> Result<Option<(Preamble, u64)>, ArchiveError> {
+        let piece = Piece::Range(0..PREAMBLE_BYTES as u64);
+        let sound = |fetched: &Fetched| {
+            expected.is_begun_by(&fetched.bytes, fetched.object_bytes, &self.writer)
+        };
+        let Some(fetched) = found(self.store.get_sound(key, piece, &sound).await)? else {
+            return Ok(None);
+        };
+        let preamble = expected.preamble(key, &fetched.bytes, &self.writer)?;
+        Ok(Some((preamble, fetched.object_bytes)))
     }
 
     /// Reads an object whole; its preamble is authentic, the rest not yet.

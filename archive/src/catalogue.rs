@@ -4,14 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 
 use crate::archive::Archive;
 use crate::error::ArchiveError;
 use crate::layout;
-use crate::object::{Header, Id, Kind, PREAMBLE_BYTES, StreamName};
+use crate::object::{Header, Id, Kind, StreamName};
 use crate::reader::{End, LogReader, Run};
-use crate::store::{Piece, found};
 
 /// The moment a base backup began, to the second, which is also its name: `20261121T031500Z`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -107,17 +106,10 @@ pub struct Catalogue {
 impl Catalogue {
     /// Reads it.
     pub async fn read(archive: &Arc<Archive>) -> Result<Self, ArchiveError> {
-        let names = archive.store().children(layout::LOG).await?;
-        let streams = names
-            .iter()
-            .filter_map(|name| StreamName::new(name))
-            .map(|name| read_stream(archive, name));
-        let streams = try_join_all(streams).await?;
+        let (streams, backups_found) =
+            try_join(read_streams(archive), read_backups(archive)).await?;
         let (mut backups, mut incomplete) = (Vec::new(), Vec::new());
-        let names = archive.store().children(layout::BASE).await?;
-        let ids: Vec<BackupId> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        let headers = try_join_all(ids.iter().map(|&id| read_backup(archive, id))).await?;
-        for (id, header) in ids.into_iter().zip(headers) {
+        for (id, header) in backups_found {
             match header {
                 Some(header) => backups.push(Backup { id, header }),
                 None => incomplete.push(id),
@@ -158,6 +150,20 @@ pub async fn backup(archive: &Archive, id: BackupId) -> Result<Option<Backup>, A
     Ok(header.map(|header| Backup { id, header }))
 }
 
+async fn read_streams(archive: &Arc<Archive>) -> Result<Vec<Stream>, ArchiveError> {
+    let names = archive.store().children(layout::LOG).await?;
+    let names = names.iter().filter_map(|name| StreamName::new(name));
+    try_join_all(names.map(|name| read_stream(archive, name))).await
+}
+
+/// Ids with the headers of their manifests, where there are any.
+async fn read_backups(archive: &Archive) -> Result<Vec<(BackupId, Option<Header>)>, ArchiveError> {
+    let names = archive.store().children(layout::BASE).await?;
+    let ids: Vec<BackupId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    let headers = try_join_all(ids.iter().map(|&id| read_backup(archive, id))).await?;
+    Ok(ids.into_iter().zip(headers).collect())
+}
+
 async fn read_stream(archive: &Arc<Archive>, name: StreamName) -> Result<Stream, ArchiveError> {
     let reader = LogReader::new(Arc::clone(archive), name.clone());
     let end = reader.end().await?;
@@ -173,16 +179,9 @@ pub(crate) async fn read_backup(
     id: BackupId,
 ) -> Result<Option<Header>, ArchiveError> {
     let key = layout::manifest(&id.to_string());
-    let piece = Piece::Range(0..PREAMBLE_BYTES as u64);
-    let Some(fetched) = found(archive.store().get(&key, piece).await)? else {
-        return Ok(None);
-    };
     let expected = archive.expected(Kind::Manifest, None, id.set_id(), 0);
-    Ok(Some(
-        expected
-            .preamble(&key, &fetched.bytes, archive.writer())?
-            .header,
-    ))
+    let preamble = archive.preamble(&key, &expected).await?;
+    Ok(preamble.map(|(preamble, _)| preamble.header))
 }
 
 #[cfg(test)]

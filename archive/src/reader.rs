@@ -1,4 +1,6 @@
-//! Reading a stream: its end, any position and any time, found by small ranged reads and without listing.
+//! Reading a stream: its end, any position and any time, found by small ranged reads and without listing (`search`).
+
+mod search;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,10 +14,8 @@ use crate::error::ArchiveError;
 use crate::keys::SignedDocument;
 use crate::layout;
 use crate::object::{Fault, Opened};
-use crate::object::{
-    Footer, Header, Id, Kind, ObjectError, PREAMBLE_BYTES, Preamble, Ranged, StreamName,
-};
-use crate::store::{Listed, Piece, found};
+use crate::object::{Footer, Header, Id, Kind, ObjectError, Preamble, Ranged, StreamName};
+use crate::store::{Fetched, Listed, Piece, found};
 use crate::writer::IN_FLIGHT_MAX;
 
 /// The footer is read with this many bytes at first; a longer one costs a second read.
@@ -128,18 +128,16 @@ impl LogReader {
             return Ok(Some(preamble.clone()));
         }
         let key = layout::segment(&self.stream, seq);
-        let range = Piece::Range(0..PREAMBLE_BYTES as u64);
-        let Some(fetched) = found(self.archive.store().get(&key, range).await)? else {
-            return Ok(None);
-        };
         let expected = self
             .archive
             .expected(Kind::Segment, Some(&self.stream), Id::default(), seq);
-        let preamble = expected.preamble(&key, &fetched.bytes, self.archive.writer())?;
+        let Some((preamble, object_bytes)) = self.archive.preamble(&key, &expected).await? else {
+            return Ok(None);
+        };
         let length = crate::object::object_bytes(preamble.header.payload_bytes);
-        if fetched.object_bytes != length {
+        if object_bytes != length {
             let fault = Fault::Length {
-                actual: fetched.object_bytes,
+                actual: object_bytes,
                 expected: length,
             };
             return Err(ObjectError { key, fault }.into());
@@ -211,90 +209,6 @@ impl LogReader {
                 }
             }
         }
-    }
-
-    /// From a segment that exists, or from none, a last one: it exists and the next one does not.
-    async fn gallop(&self, known: Option<u64>) -> Result<Option<u64>, ArchiveError> {
-        let from = match known {
-            Some(seq) => seq,
-            None if self.header(0).await?.is_some() => 0,
-            None => return Ok(None),
-        };
-        let (mut low, mut step) = (from, 1);
-        while self.header(low + step).await?.is_some() {
-            low += step;
-            step *= 2;
-        }
-        let mut high = low + step;
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            if self.header(middle).await?.is_some() {
-                low = middle;
-            } else {
-                high = middle;
-            }
-        }
-        Ok(Some(low))
-    }
-
-    /// The first number in `seqs` for which `past` holds, `seqs.end` if none; `past` must be monotone over it.
-    pub async fn partition(
-        &self,
-        seqs: Range<u64>,
-        past: impl Fn(&Header) -> bool,
-    ) -> Result<u64, ArchiveError> {
-        let (mut low, mut high) = (seqs.start, seqs.end);
-        // What earlier searches have read narrows this one down without a request.
-        for (&seq, preamble) in self.preambles.lock().expect("no holder panics").iter() {
-            if !(low..high).contains(&seq) {
-                continue;
-            }
-            if past(&preamble.header) {
-                high = seq;
-            } else {
-                low = seq + 1;
-            }
-        }
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if past(&self.header_of(middle).await?) {
-                high = middle;
-            } else {
-                low = middle + 1;
-            }
-        }
-        Ok(low)
-    }
-
-    /// The segment of `run` that holds `position`; `None` if it lies outside.
-    pub async fn seq_at(&self, run: &Run, position: u64) -> Result<Option<u64>, ArchiveError> {
-        if !run.positions.contains(&position) {
-            return Ok(None);
-        }
-        let (mut low, mut high) = (run.seqs.start, run.seqs.end);
-        let (mut low_position, mut high_position) = (run.positions.start, run.positions.end);
-        // Segments of a run are often alike, so a guess by proportion is near; every other step bisects, for when they are not.
-        let mut by_proportion = true;
-        while high - low > 1 {
-            let span = high - low;
-            let share = u128::from(position - low_position) * u128::from(span)
-                / u128::from(high_position - low_position);
-            let offset = if by_proportion {
-                share as u64
-            } else {
-                span / 2
-            };
-            let header = self.header_of(low + offset.min(span - 1)).await?;
-            if header.start > position {
-                (high, high_position) = (header.seq, header.start);
-            } else if header.end <= position {
-                (low, low_position) = (header.seq + 1, header.end);
-            } else {
-                return Ok(Some(header.seq));
-            }
-            by_proportion = !by_proportion;
-        }
-        Ok(Some(low))
     }
 
     /// The runs of the stream, oldest first, each up to the first of the holes that a crash may have left at its end. A
@@ -436,13 +350,10 @@ impl LogReader {
         let mut guess = FOOTER_GUESS_BYTES;
         loop {
             let payload = payload_bytes.saturating_sub(guess)..payload_bytes;
-            let sealed = self
-                .archive
-                .store()
-                .get(&key, Piece::Range(ranged.span(&payload)))
-                .await?
-                .bytes;
-            let text = ranged.open(&payload, sealed)?;
+            let sound = |fetched: &Fetched| ranged.open(&payload, fetched.bytes.clone()).is_ok();
+            let piece = Piece::Range(ranged.span(&payload));
+            let sealed = self.archive.store().get_sound(&key, piece, &sound).await?;
+            let text = ranged.open(&payload, sealed.bytes)?;
             match Footer::decode(&text, payload_bytes, preamble.header.plaintext_bytes) {
                 Ok(footer) => return Ok(footer.summary),
                 Err(_) if payload.start > 0 => guess = payload_bytes.min(guess * 16),

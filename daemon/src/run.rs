@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
-use pitr_archive::writer::{LogSettings, Troubles, Writer};
+use pitr_archive::writer::{LogSettings, Spool, Troubles, Writer};
 use pitr_mongodb::capture as mongodb;
 use pitr_postgres::capture as postgres;
 use tokio::sync::watch;
@@ -17,11 +17,12 @@ use tokio::task::JoinSet;
 use crate::config::{Compression, Config, SourceConfig};
 use crate::copies::Following;
 use crate::exit::{Exit, Refusal};
+use crate::margin::{self, Margin};
 use crate::probe;
 use crate::schedule::{self, ScheduleStatus};
 use crate::supervise::Supervision;
 use crate::watching::{View, Watching};
-use crate::{notify, open};
+use crate::{notify, open, spool};
 
 /// The state is logged so often.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
@@ -44,12 +45,23 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let (writer, followers) = open::writer_and_copies(&config).await?;
     probe::require(writer.archive()).await?;
+    let _using = match &config.spool {
+        Some(spool) => Some(spool::attach(spool, &writer).await?),
+        None => None,
+    };
     let troubles = writer.troubles().clone();
     let stop = supervision.stop();
     let (mut capture, watching) = start(&config, accept_break, Arc::clone(&writer), stop).await?;
     let mut beside = JoinSet::new();
     let copies = followers.into_iter();
     let copies: Vec<_> = copies.map(|copy| copy.start(&mut beside)).collect();
+    let (said, margin) = watch::channel(None);
+    beside.spawn(margin::watch(
+        config.source.clone(),
+        troubles.clone(),
+        watching.clone(),
+        said,
+    ));
     let (schedule_status, schedule) = watch::channel(ScheduleStatus::default());
     if let Some(every) = config.backup.every {
         let (writer, watching) = (Arc::clone(&writer), watching.clone());
@@ -63,7 +75,8 @@ pub async fn run(
             stop,
         ));
     }
-    let mut observer = Observer::new(watching.clone(), schedule, copies);
+    let spool = writer.spool().cloned();
+    let mut observer = Observer::new(watching.clone(), schedule, copies, spool, margin);
     let mut turn = tokio::time::interval(TURN_EVERY);
     let mut stopping: Option<Instant> = None;
     let mut changes = watching;
@@ -150,6 +163,8 @@ struct Observer {
     watching: Watching,
     schedule: watch::Receiver<ScheduleStatus>,
     copies: Vec<Following>,
+    spool: Option<Arc<Spool>>,
+    margin: watch::Receiver<Option<Margin>>,
     was_streaming: bool,
     was_ready: bool,
     /// When which position was received, oldest first.
@@ -165,11 +180,15 @@ impl Observer {
         watching: Watching,
         schedule: watch::Receiver<ScheduleStatus>,
         copies: Vec<Following>,
+        spool: Option<Arc<Spool>>,
+        margin: watch::Receiver<Option<Margin>>,
     ) -> Self {
         Self {
             watching,
             schedule,
             copies,
+            spool,
+            margin,
             was_streaming: false,
             was_ready: false,
             received: VecDeque::new(),
@@ -237,7 +256,19 @@ impl Observer {
 
     fn line(&self, view: &View, troubles: &Troubles) -> String {
         let mut line = view.line(troubles);
-        for remark in self.copies.iter().filter_map(Following::remark) {
+        if let Some(margin) = &*self.margin.borrow() {
+            line.push_str(&format!("; {margin}"));
+        }
+        let spool = self
+            .spool
+            .as_ref()
+            .and_then(|spool| spool::remark(spool.fill()));
+        for remark in self
+            .copies
+            .iter()
+            .filter_map(Following::remark)
+            .chain(spool)
+        {
             line.push_str("; ");
             line.push_str(&remark);
         }

@@ -8,6 +8,7 @@ mod compare;
 mod daemon;
 mod fault_proxy;
 mod history;
+mod http_message;
 mod load;
 mod mongo;
 mod mongo_load;

@@ -128,6 +128,33 @@ fn only_the_store_can_say_that_an_object_is_missing() {
 }
 
 #[test]
+fn an_answer_that_is_not_the_store_s_is_no_success() {
+    let (runtime, store, proxy, _server, _site) = behind_a_proxy("s3portal", Dialect::Ministack);
+    runtime.block_on(async {
+        // As a captive portal answers, or a proxy with a page of its own.
+        proxy.inject(u64::MAX, Fault::Refuse(200, "Welcome"), |_| true);
+        let put = store.put_if_absent("log/a/0", "0123456789".into()).await;
+        assert!(
+            matches!(put, Err(StoreError::Unavailable { .. })),
+            "{put:?}"
+        );
+        let put = store.put_replacing("log/a/head", "01".into()).await;
+        assert!(
+            matches!(put, Err(StoreError::Unavailable { .. })),
+            "{put:?}"
+        );
+        let list = store.list("log/a/", "log/a/".."log/a/~").await;
+        assert!(list.is_err(), "{list:?}");
+        proxy.heal();
+        let missing = store.get("log/a/0", Piece::Whole).await;
+        assert!(
+            matches!(missing, Err(StoreError::NotFound { .. })),
+            "{missing:?}"
+        );
+    });
+}
+
+#[test]
 fn what_a_store_refuses_is_named_by_its_permission() {
     let (runtime, store, proxy, _server, _site) = behind_a_proxy("s3perm", Dialect::Ministack);
     let refused = |rule: fn(&Call) -> bool| {

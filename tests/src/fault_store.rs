@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pitr_archive::store::{Fetched, Listed, Piece, Store, StoreError};
+use pitr_archive::writer::SpoolMedium;
 use tokio::sync::watch;
 
 use crate::memory_store::MemoryStore;
@@ -29,6 +30,8 @@ pub enum Operation {
     Children,
     /// `settle`
     Settle,
+    /// `remove`, of a spool
+    Remove,
 }
 
 /// One call of the store.
@@ -315,6 +318,15 @@ impl Store for FaultStore {
     async fn settle(&self, prefix: &str) -> Result<(), StoreError> {
         let fault = self.enter(Operation::Settle, prefix).await;
         self.carry_out(prefix, fault, self.inner.settle(prefix), || ())
+            .await
+    }
+}
+
+#[async_trait]
+impl SpoolMedium for FaultStore {
+    async fn remove(&self, key: &str) -> Result<(), StoreError> {
+        let fault = self.enter(Operation::Remove, key).await;
+        self.carry_out(key, fault, self.inner.remove(key), || ())
             .await
     }
 }

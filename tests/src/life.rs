@@ -7,7 +7,9 @@ use std::time::Duration;
 use pitr_archive::keys::{Identity, Opener, Wrapper, WriterKey};
 use pitr_archive::object::StreamName;
 use pitr_archive::store::SharedStore;
-use pitr_archive::writer::{Compressor, LogSettings, LogWriter, Progress, Writer, resume};
+use pitr_archive::writer::{
+    Compressor, LogSettings, LogWriter, Progress, Spool, SpoolMedium, Writer, resume,
+};
 use pitr_archive::{Archive, ArchiveError};
 
 use crate::check::check_whole;
@@ -142,6 +144,27 @@ pub async fn archive_all(
     pace: Pace,
 ) -> Result<u64, ArchiveError> {
     let writer = Keys::shared().writer(store).await?;
+    archive_through(writer, source, pace).await
+}
+
+/// The same through `spool`, which keeps what the store does not take.
+pub async fn archive_spooling(
+    store: SharedStore,
+    spool: Arc<dyn SpoolMedium>,
+    source: &Arc<KnownSource>,
+    pace: Pace,
+) -> Result<u64, ArchiveError> {
+    let writer = Keys::shared().writer(store).await?;
+    let id = writer.archive().id();
+    writer.use_spool(Spool::open(spool, 1 << 30, id).await?);
+    archive_through(writer, source, pace).await
+}
+
+async fn archive_through(
+    writer: Arc<Writer>,
+    source: &Arc<KnownSource>,
+    pace: Pace,
+) -> Result<u64, ArchiveError> {
     let found = resume(&writer, &stream(), pace.accept_lost_tail).await?;
     let durable = found.durable().unwrap_or(source.start());
     let from = durable.max(source.first_left());

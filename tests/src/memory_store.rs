@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use bytes::Bytes;
 use pitr_archive::store::{Fetched, Listed, Piece, Store, StoreError, is_key};
+use pitr_archive::writer::SpoolMedium;
 
 #[derive(Clone, Debug)]
 struct Entry {
@@ -97,6 +98,14 @@ impl MemoryStore {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
         self.objects.lock().expect("no holder panics")
+    }
+}
+
+#[async_trait]
+impl SpoolMedium for MemoryStore {
+    async fn remove(&self, key: &str) -> Result<(), StoreError> {
+        self.lock().remove(key);
+        Ok(())
     }
 }
 

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pitr_archive::ArchiveError;
 use pitr_archive::copying::{CopyState, Copying, follow};
 use pitr_archive::reader::LogReader;
 use pitr_archive::store::{AllStores, AnyStore, Piece, SharedStore, TellingStore};
+use pitr_archive::{ArchiveError, Reading};
 use pitr_tests::check::{check_bytes, check_whole};
 use pitr_tests::fault_store::{Call, Failure, Fault, FaultStore};
 use pitr_tests::known_source::KnownSource;
@@ -222,6 +222,29 @@ fn a_reader_takes_from_a_copy_what_the_archive_has_lost_or_damaged() {
         media[0].damage(&segment(5), damaged);
         let read = runtime().block_on(any.get(&segment(5), Piece::Whole));
         assert_eq!(read.unwrap().bytes, sound, "damage at {at}");
+    }
+}
+
+#[test]
+fn a_header_or_a_footer_that_is_damaged_in_one_place_is_read_from_another() {
+    let source = KnownSource::new(START, 20_500);
+    let media = [MemoryStore::new(), MemoryStore::new()];
+    live_to_the_end(&media, &source, "both");
+    let sound = media[0].object(&segment(5)).unwrap();
+    for at in [0, 130, 300, sound.len() - 100, sound.len() - 1] {
+        let mut damaged = sound.to_vec();
+        damaged[at] ^= 1;
+        media[0].damage(&segment(5), damaged);
+        let stores = media.iter().map(|medium| Arc::new(medium.clone()) as _);
+        let any: SharedStore = Arc::new(AnyStore::new(stores.collect()));
+        runtime().block_on(async {
+            let archive = Keys::shared().archive(any).await.unwrap();
+            let reading = Reading::new(Arc::clone(&archive), Keys::shared().opener());
+            let log = LogReader::new(archive, stream());
+            let header = log.header(5).await.unwrap().unwrap();
+            let summary = log.summary(5, &reading).await.unwrap();
+            assert_eq!(summary, header.start.to_be_bytes(), "damage at {at}");
+        });
     }
 }
 

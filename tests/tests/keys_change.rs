@@ -13,7 +13,7 @@ use pitr_tests::memory_store::MemoryStore;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-async fn seal(writer: &Writer, seq: u64) -> Sealed {
+async fn seal(writer: &Arc<Writer>, seq: u64) -> Sealed {
     let mut header = writer.header(Kind::Segment, &stream(), Id::default(), seq);
     (header.start, header.end) = (seq + 1, seq + 2);
     (header.run_seq, header.run_start) = (0, 1);

@@ -58,6 +58,13 @@ impl Expected {
         compare("number", header.seq.to_string(), self.seq.to_string())
     }
 
+    /// True if `bytes`, the beginning of an object of `length` bytes, are the preamble of what must be there.
+    #[must_use]
+    pub fn is_begun_by(&self, bytes: &[u8], length: u64, writer: &VerifyingKey) -> bool {
+        self.preamble("", bytes, writer)
+            .is_ok_and(|preamble| length == object_bytes(preamble.header.payload_bytes))
+    }
+
     /// Reads and authenticates the preamble of the object under `key` and compares it with what it must be.
     pub fn preamble(
         &self,

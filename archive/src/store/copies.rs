@@ -12,7 +12,9 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use tokio::sync::Mutex;
 
-use super::{Fetched, Listed, Piece, Probed, SharedStore, Store, StoreError, found, probe};
+use super::{
+    Fetched, IsSound, Listed, Piece, Probed, SharedStore, Store, StoreError, found, probe,
+};
 use crate::copying::Copying;
 
 /// Stores as a writer sees them that acknowledges what all of them hold.
@@ -140,19 +142,23 @@ impl Store for AllStores {
         Ok(())
     }
 
-    async fn probe_medium(&self) -> Result<Vec<Probed>, StoreError> {
-        let mut probed = self.primary.probe_medium().await?;
+    async fn probe_copies(&self) -> Result<Vec<Probed>, StoreError> {
+        let archive = self.primary.get(crate::layout::ARCHIVE, Piece::Whole).await;
+        let archive = found(archive)?;
+        let mut probed = Vec::new();
         for (number, copy) in (1..).zip(&self.copies) {
             // Its first object makes a copy in a directory one.
-            if let Some(archive) =
-                found(self.primary.get(crate::layout::ARCHIVE, Piece::Whole).await)?
-            {
+            if let Some(archive) = &archive {
                 put_same(&**copy, crate::layout::ARCHIVE, &archive.bytes).await?;
             }
             let of_copy = Box::pin(probe(&**copy)).await.map_err(in_a_copy)?;
             probed.extend(of_copy.into_iter().map(|one| one.of_copy(number)));
         }
         Ok(probed)
+    }
+
+    async fn probe_medium(&self) -> Result<Vec<Probed>, StoreError> {
+        self.primary.probe_medium().await
     }
 }
 
@@ -184,15 +190,25 @@ impl Store for AnyStore {
         Err(read_only(key))
     }
 
+    /// Whole objects are compared with their own hash; of a piece nothing can be told here.
+    async fn get(&self, key: &str, piece: Piece) -> Result<Fetched, StoreError> {
+        let is_whole = piece == Piece::Whole;
+        let sound = |fetched: &Fetched| !is_whole || crate::copying::is_intact(key, &fetched.bytes);
+        self.get_sound(key, piece, &sound).await
+    }
+
     /// The first sound answer; if there is none, the first one; if there is none, an error. Missing is only what every store says
     /// is missing.
-    async fn get(&self, key: &str, piece: Piece) -> Result<Fetched, StoreError> {
+    async fn get_sound(
+        &self,
+        key: &str,
+        piece: Piece,
+        sound: &IsSound<'_>,
+    ) -> Result<Fetched, StoreError> {
         let (mut damaged, mut missing, mut failed) = (None, None, None);
         for (number, store) in self.stores.iter().enumerate() {
             match store.get(key, piece.clone()).await {
-                Ok(fetched)
-                    if piece != Piece::Whole || crate::copying::is_intact(key, &fetched.bytes) =>
-                {
+                Ok(fetched) if sound(&fetched) => {
                     if number > 0 {
                         tracing::warn!(key, copy = number, "read from a copy");
                     }

@@ -99,6 +99,20 @@ impl DirectoryStore {
         placed
     }
 
+    /// Removes an object; one that is not there is no error. For the spool: an archive never forgets.
+    pub(crate) async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        self.blocking(key, |store, key| {
+            let path = store.path(key)?;
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(read_error(key, &error))
+                }
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
     fn sweep_temporary(&self) {
         let now = SystemTime::now();
         for entry in fs::read_dir(self.root.join(TEMPORARY))

@@ -38,6 +38,9 @@ pub struct Fetched {
     pub object_bytes: u64,
 }
 
+/// Whether bytes that were read are what they should be.
+pub type IsSound<'s> = dyn for<'f> Fn(&'f Fetched) -> bool + Sync + 's;
+
 /// One object in a listing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listed {
@@ -68,6 +71,17 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Reads an object or a piece of it. [`StoreError::NotFound`] only if the store knows that it is not there.
     async fn get(&self, key: &str, piece: Piece) -> Result<Fetched, StoreError>;
 
+    /// As [`Store::get`]. Where the object lies in several places, the bytes from the first one for which `sound` holds, or from the
+    /// first one that has any: what is wrong with them is found, and named, where they are opened.
+    async fn get_sound(
+        &self,
+        key: &str,
+        piece: Piece,
+        _sound: &IsSound<'_>,
+    ) -> Result<Fetched, StoreError> {
+        self.get(key, piece).await
+    }
+
     /// Objects whose key begins with `prefix` (which ends in `/`) and lies in `keys`, without deeper levels, in
     /// order. For the tool; the daemon does not list.
     async fn list(&self, prefix: &str, keys: Range<&str>) -> Result<Vec<Listed>, StoreError>;
@@ -78,6 +92,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// When this returns, all that a reader has seen under `prefix` is durable, even if its writer was killed
     /// between making it visible and making it durable.
     async fn settle(&self, prefix: &str) -> Result<(), StoreError>;
+
+    /// What [`probe`] finds in the copies of this store, if it has any. Before it tries the store itself: both use the same keys.
+    async fn probe_copies(&self) -> Result<Vec<Probed>, StoreError> {
+        Ok(Vec::new())
+    }
 
     /// What [`probe`] has to try beyond the contract, on this kind of medium.
     async fn probe_medium(&self) -> Result<Vec<Probed>, StoreError> {

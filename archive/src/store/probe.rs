@@ -2,7 +2,7 @@
 //! under `probe/`, always the same ones, which no reader looks at.
 
 use bytes::Bytes;
-use futures_util::future::{join_all, try_join3};
+use futures_util::future::{join_all, try_join4};
 
 use super::{Piece, Store, StoreError};
 
@@ -57,12 +57,17 @@ impl Probed {
 /// # Errors
 /// If the store does not answer: then nothing is known of it.
 pub async fn probe(store: &dyn Store) -> Result<Vec<Probed>, StoreError> {
-    // First: copies get the object there that makes a directory a store.
-    let medium = store.probe_medium().await?;
-    let tries = try_join3(condition(store), read_after_write(store), absent(store));
-    let (condition, read, absent) = tries.await?;
+    let copies = store.probe_copies().await?;
+    let tries = try_join4(
+        condition(store),
+        read_after_write(store),
+        absent(store),
+        store.probe_medium(),
+    );
+    let (condition, read, absent, medium) = tries.await?;
     let mut found = vec![condition, read, absent];
     found.extend(medium);
+    found.extend(copies);
     Ok(found)
 }
 

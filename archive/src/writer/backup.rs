@@ -6,9 +6,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::Writer;
-use super::compressor::Compressor;
+use super::compressor::{Compressor, KIB, PendingFrame};
 use super::pump::Sealing;
-use super::segmenter::{PendingFrame, collect};
+use super::segmenter::collect;
 use crate::catalogue::BackupId;
 use crate::error::ArchiveError;
 use crate::layout;
@@ -16,7 +16,6 @@ use crate::object::{FRAME_BYTES_MAX, Frame, Header, Kind, StreamName};
 
 /// Contents of a part. Restore works on parts in parallel, and holds a few of them.
 pub const PART_BYTES: u64 = 32 << 20;
-const KIB: usize = 1024;
 /// Memory for frames from the first byte until the put.
 const MEMORY_KIB: usize = 96 * 1024;
 

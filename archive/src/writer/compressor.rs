@@ -2,14 +2,20 @@
 
 use std::sync::{Arc, Mutex, mpsc};
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::object::{FRAME_BYTES_MAX, Frame};
 
 /// Free buffers that are kept.
 const BUFFERS_KEPT: usize = 6;
 
+/// What stands for memory in use is counted in KiB.
+pub(super) const KIB: usize = 1024;
+
 type Job = Box<dyn FnOnce() + Send>;
+
+/// A frame in the making, and then the memory it stands for.
+pub(super) type PendingFrame = oneshot::Receiver<(Frame, OwnedSemaphorePermit)>;
 
 /// A pool of compressing threads. They end when the last handle is dropped.
 #[derive(Clone, Debug)]
@@ -61,14 +67,15 @@ impl Compressor {
         used.unwrap_or_else(|| Vec::with_capacity(FRAME_BYTES_MAX))
     }
 
-    /// Compresses a frame; the permit says how much memory the job stands for and is handed back with the result.
+    /// Compresses a frame. `memory` stands for its plaintext, in KiB; what compressing saved is given back at once, the rest comes with
+    /// the result.
     #[must_use]
-    pub fn compress<P: Send + 'static>(
+    pub(super) fn compress(
         &self,
         mut plaintext: Vec<u8>,
         level: i32,
-        permit: P,
-    ) -> oneshot::Receiver<(Frame, P)> {
+        mut memory: OwnedSemaphorePermit,
+    ) -> PendingFrame {
         let (done, result) = oneshot::channel();
         let buffers = Arc::clone(&self.buffers);
         let job = move || {
@@ -79,8 +86,11 @@ impl Compressor {
                 free.push(plaintext);
             }
             drop(free);
+            let kept = frame.compressed_bytes().div_ceil(KIB);
+            let kept = memory.split(kept.min(memory.num_permits()));
+            drop(memory);
             // The receiver is gone when the writer was dropped: nobody waits for the frame.
-            let _ = done.send((frame, permit));
+            let _ = done.send((frame, kept.expect("not more than it holds")));
         };
         self.jobs
             .send(Box::new(job))

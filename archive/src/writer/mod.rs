@@ -1,7 +1,8 @@
 //! Writing: what cuts a log into segments, seals them, puts them, and tells what is durable.
 //!
 //! [`LogWriter`] is the whole way: `segmenter` cuts and hands frames to `compressor`, `pump` seals in order, keeps several
-//! puts in flight and publishes the contiguous durable end. [`resume`] reads the position back from the store.
+//! puts in flight and publishes the contiguous durable end. [`resume`] reads the position back from the store; the [`Spool`] holds
+//! on disk what the store does not take.
 
 mod backup;
 mod compressor;
@@ -10,13 +11,16 @@ mod pace;
 mod piece;
 mod pump;
 mod put;
+mod queue;
 mod resume;
 mod segmenter;
+mod spool;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use bytes::Bytes;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 pub use backup::{BackupSettings, BackupWriter, PART_BYTES, Parts};
@@ -26,6 +30,7 @@ pub use pace::Pace;
 pub use piece::RecordEnd;
 pub use put::{Trouble, Troubles};
 pub use resume::{Resume, resume};
+pub use spool::{Spool, SpoolFill, SpoolMedium};
 
 use crate::archive::Archive;
 use crate::error::ArchiveError;
@@ -48,6 +53,9 @@ pub struct Writer {
     wrappers: Vec<Wrapper>,
     data_key: Mutex<Option<(DataKey, Instant)>>,
     troubles: Troubles,
+    spool: OnceLock<Arc<Spool>>,
+    /// Data keys in use that the store does not have yet. What is sealed with them waits.
+    keys_under_way: watch::Sender<usize>,
 }
 
 impl Writer {
@@ -66,6 +74,8 @@ impl Writer {
             wrappers,
             data_key: Mutex::default(),
             troubles,
+            spool: OnceLock::new(),
+            keys_under_way: watch::Sender::new(0),
         }))
     }
 
@@ -79,6 +89,21 @@ impl Writer {
     #[must_use]
     pub fn troubles(&self) -> &Troubles {
         &self.troubles
+    }
+
+    /// From now on what the store does not take is kept in `spool`, so that reading goes on. Before a stream is resumed.
+    ///
+    /// # Panics
+    /// If there is one already.
+    pub fn use_spool(&self, spool: Spool) {
+        let first = self.spool.set(Arc::new(spool)).is_ok();
+        assert!(first, "a writer has one spool");
+    }
+
+    /// Its spool.
+    #[must_use]
+    pub fn spool(&self) -> Option<&Arc<Spool>> {
+        self.spool.get()
     }
 
     /// A header with everything that is not about the content filled in.
@@ -108,8 +133,8 @@ impl Writer {
         }
     }
 
-    /// The data key in use; a new one is wrapped and put before anything is sealed with it.
-    async fn data_key(&self) -> Result<DataKey, ArchiveError> {
+    /// The data key in use. A new one is wrapped and put before anything that is sealed with it.
+    async fn data_key(self: &Arc<Self>) -> Result<DataKey, ArchiveError> {
         let mut slot = self.data_key.lock().await;
         if let Some((key, made)) = &*slot
             && made.elapsed() < DATA_KEY_AGE
@@ -118,19 +143,38 @@ impl Writer {
         }
         let key = DataKey::generate();
         let object = layout::data_key(key.id());
-        let document = SignedDocument::sign(
-            &object,
-            &key.wrap(self.archive.id(), &self.wrappers),
-            &self.key,
-        );
-        self.put(&object, document.into()).await?;
+        let wrapped = key.wrap(self.archive.id(), &self.wrappers);
+        let document = Bytes::from(SignedDocument::sign(&object, &wrapped, &self.key));
+        match self.spool() {
+            // Sealing goes on while the store is away.
+            Some(spool) if spool.keep(&object, &document).await => {
+                self.put_key_later(Arc::clone(spool), object, document);
+            }
+            _ => self.put(&object, document).await?,
+        }
         *slot = Some((key.clone(), Instant::now()));
         Ok(key)
     }
 
+    /// Puts a data key that the spool keeps, for as long as it takes.
+    fn put_key_later(self: &Arc<Self>, spool: Arc<Spool>, object: String, document: Bytes) {
+        self.keys_under_way.send_modify(|count| *count += 1);
+        let writer = Arc::clone(self);
+        tokio::spawn(async move {
+            match writer.put(&object, document).await {
+                Ok(()) => {
+                    spool.remove(&object).await;
+                    writer.keys_under_way.send_modify(|count| *count -= 1);
+                }
+                // Nothing that is sealed with it is put: whoever waits does so until the next start.
+                Err(error) => tracing::error!(%error, "a data key cannot be put"),
+            }
+        });
+    }
+
     /// Seals on a blocking thread.
     pub async fn seal(
-        &self,
+        self: &Arc<Self>,
         header: Header,
         frames: Vec<Frame>,
         summary: Vec<u8>,

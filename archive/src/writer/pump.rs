@@ -8,9 +8,11 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use super::put::with_deadline;
+use super::put::{Outgoing, with_deadline};
+use super::queue::Queue;
 use super::resume::{Present, Resume};
 use super::segmenter::{Cut, collect};
+use super::spool::Spooling;
 use super::{IN_FLIGHT_MAX, Progress, Writer};
 use crate::error::ArchiveError;
 use crate::layout;
@@ -63,14 +65,6 @@ impl Chain {
     }
 }
 
-/// A segment on its way, in order of positions.
-#[derive(Debug)]
-struct Pending {
-    seq: u64,
-    end: u64,
-    durable: bool,
-}
-
 pub(super) type Sealing = JoinHandle<Result<(Sealed, Vec<OwnedSemaphorePermit>), ArchiveError>>;
 
 pub(super) struct Pump {
@@ -79,9 +73,10 @@ pub(super) struct Pump {
     puts_in_flight: u64,
     publish: watch::Sender<Progress>,
     chain: Chain,
-    pending: VecDeque<Pending>,
+    queue: Queue,
     puts: JoinSet<(u64, Result<(), ArchiveError>)>,
     sealing: Option<Sealing>,
+    spooling: Spooling,
     /// Clock readings whose end is not durable yet, oldest first.
     clocks: VecDeque<(i64, u64)>,
     durable_seq: Option<u64>,
@@ -106,15 +101,17 @@ impl Pump {
             (Some(run), None) => Chain::new_run(run.seq, run.position, run.previous),
         };
         let durable = resume.last_contiguous.as_ref().filter(|_| !breaks);
+        let spooling = Spooling::new(writer.spool().cloned());
         Self {
             writer,
             stream,
             puts_in_flight,
             publish,
             chain,
-            pending: VecDeque::new(),
+            queue: Queue::default(),
             puts: JoinSet::new(),
             sealing: None,
+            spooling,
             clocks: VecDeque::new(),
             durable_seq: durable.map(|present| present.header.seq),
             head_written: None,
@@ -126,7 +123,12 @@ impl Pump {
     pub(super) async fn run(mut self, mut cuts: mpsc::Receiver<Cut>) -> Result<(), ArchiveError> {
         let mut ended = false;
         let mut head_timer = tokio::time::interval(HEAD_EVERY / 4);
-        while !(ended && self.sealing.is_none() && self.puts.is_empty()) {
+        loop {
+            self.start_puts();
+            self.spooling.turn(&mut self.queue);
+            if ended && self.sealing.is_none() && self.queue.is_empty() {
+                break;
+            }
             tokio::select! {
                 cut = cuts.recv(), if !ended && self.may_seal() => match cut {
                     Some(cut) => self.accept(cut),
@@ -135,29 +137,38 @@ impl Pump {
                 sealed = join(&mut self.sealing), if self.sealing.is_some() => {
                     self.sealing = None;
                     let (sealed, memory) = sealed?;
-                    self.put(sealed, memory);
+                    self.sealed(sealed, memory);
                 }
                 Some(put) = self.puts.join_next() => {
                     let (seq, result) = put.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
                     result?;
-                    self.is_durable(seq);
+                    self.queue.durable(seq);
+                    self.advance();
                 }
+                () = self.spooling.changed(&mut self.queue) => {}
                 _ = head_timer.tick() => self.renew_head(),
             }
         }
+        self.spooling.finish().await;
         self.last_head().await;
         Ok(())
     }
 
-    /// A number may be in flight only within [`IN_FLIGHT_MAX`] of the lowest one that is not durable.
+    /// What is sealed is put at once, or goes to the spool.
     fn may_seal(&self) -> bool {
-        let span = match (self.pending.front(), self.pending.back()) {
-            (Some(front), Some(back)) => back.seq + 1 - front.seq,
-            _ => 0,
-        };
-        self.sealing.is_none()
-            && (self.puts.len() as u64) < self.puts_in_flight
-            && span < IN_FLIGHT_MAX
+        let puts_at_once =
+            (self.puts.len() as u64) < self.puts_in_flight && self.queue.span() < IN_FLIGHT_MAX;
+        self.sealing.is_none() && (puts_at_once || self.spooling.takes_more(&self.queue))
+    }
+
+    fn start_puts(&mut self) {
+        while (self.puts.len() as u64) < self.puts_in_flight
+            && let Some((seq, outgoing)) = self.queue.next_to_put(&self.stream)
+        {
+            let writer = Arc::clone(&self.writer);
+            self.puts
+                .spawn(async move { (seq, writer.put_outgoing(&outgoing).await) });
+        }
     }
 
     fn accept(&mut self, cut: Cut) {
@@ -169,11 +180,7 @@ impl Pump {
             Cut::Present(present) => {
                 self.chain = Chain::after(&present);
                 let Header { seq, end, .. } = present.header;
-                self.pending.push_back(Pending {
-                    seq,
-                    end,
-                    durable: true,
-                });
+                self.queue.push(seq, end, true);
                 self.publish.send_modify(|progress| progress.sealed = end);
                 self.advance();
             }
@@ -202,11 +209,7 @@ impl Pump {
                 (header.run_seq, header.run_start) = (chain.run_seq, chain.run_start);
                 header.damage = chain.damage;
                 header.previous = chain.previous;
-                self.pending.push_back(Pending {
-                    seq,
-                    end,
-                    durable: false,
-                });
+                self.queue.push(seq, end, false);
                 let writer = Arc::clone(&self.writer);
                 self.sealing = Some(tokio::spawn(async move {
                     let (frames, memory) = collect(frames).await;
@@ -217,32 +220,26 @@ impl Pump {
         }
     }
 
-    fn put(&mut self, sealed: Sealed, memory: Vec<OwnedSemaphorePermit>) {
+    fn sealed(&mut self, sealed: Sealed, memory: Vec<OwnedSemaphorePermit>) {
         self.chain.previous = sealed.hash;
         self.publish
             .send_modify(|progress| progress.sealed = sealed.header.end);
-        let (writer, seq) = (Arc::clone(&self.writer), sealed.header.seq);
+        let seq = sealed.header.seq;
         let key = layout::segment(&self.stream, seq);
-        self.puts.spawn(async move {
-            let result = writer.put(&key, sealed.bytes).await;
-            drop(memory);
-            (seq, result)
-        });
-    }
-
-    fn is_durable(&mut self, seq: u64) {
-        let pending = self.pending.iter_mut().find(|pending| pending.seq == seq);
-        pending.expect("what was put was pending").durable = true;
-        self.advance();
+        self.queue.sealed(seq, Outgoing::new(key, sealed, memory));
     }
 
     /// Moves the durable end over everything at the front that is durable, and publishes it.
     fn advance(&mut self) {
         let mut now = *self.publish.borrow();
-        while let Some(front) = self.pending.pop_front_if(|pending| pending.durable) {
-            assert!(front.end > now.durable, "the durable end never goes back");
-            now.durable = front.end;
-            self.durable_seq = Some(front.seq);
+        while let Some(passed) = self.queue.pass() {
+            assert!(passed.end > now.durable, "the durable end never goes back");
+            now.durable = passed.end;
+            self.durable_seq = Some(passed.seq);
+            if passed.kept {
+                self.spooling
+                    .remove(layout::segment(&self.stream, passed.seq));
+            }
         }
         while let Some((clock, _)) = self.clocks.pop_front_if(|(_, end)| *end <= now.durable) {
             now.covered = now.covered.max(Some(clock));

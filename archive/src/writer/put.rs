@@ -6,9 +6,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::Writer;
+use super::spool::ReadBack;
 use crate::error::ArchiveError;
-use crate::object::Preamble;
+use crate::layout;
+use crate::object::{Preamble, Sealed, TRAILER_BYTES};
 use crate::store::{Piece, StoreError, found};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -80,34 +84,154 @@ impl Drop for Watch<'_> {
     }
 }
 
+/// A sealed segment on its way to the store: in memory, until the spool keeps it.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) key: String,
+    hash: [u8; 32],
+    held: Mutex<Option<(Bytes, Vec<OwnedSemaphorePermit>)>>,
+}
+
+impl Outgoing {
+    pub(super) fn new(key: String, sealed: Sealed, memory: Vec<OwnedSemaphorePermit>) -> Self {
+        Self {
+            key,
+            hash: sealed.hash,
+            held: Mutex::new(Some((sealed.bytes, memory))),
+        }
+    }
+
+    /// One that is in the spool.
+    pub(super) fn spooled(key: String, hash: [u8; 32]) -> Self {
+        Self {
+            key,
+            hash,
+            held: Mutex::new(None),
+        }
+    }
+
+    /// Its bytes, while they are in memory.
+    pub(super) fn bytes(&self) -> Option<Bytes> {
+        let held = self.held.lock().expect("no holder panics");
+        held.as_ref().map(|(bytes, _)| bytes.clone())
+    }
+
+    /// The hash in its trailer.
+    pub(super) fn hash(&self) -> [u8; 32] {
+        self.hash
+    }
+
+    /// The spool keeps it: gives its memory back.
+    pub(super) fn release(&self) {
+        self.held.lock().expect("no holder panics").take();
+    }
+}
+
+/// What an object's tries have in common.
+struct Carrying<'a> {
+    watch: Watch<'a>,
+    backoff: Backoff,
+}
+
+impl<'a> Carrying<'a> {
+    fn new(troubles: &'a Troubles, key: &'a str) -> Self {
+        let watch = Watch {
+            troubles,
+            key,
+            logged: None,
+        };
+        Self {
+            watch,
+            backoff: Backoff::new(),
+        }
+    }
+}
+
 impl Writer {
     /// Puts `body` under `key`, for as long as it takes. Ends with an error only where trying again cannot help: somebody
     /// else's object is there, or the medium is broken.
     pub async fn put(&self, key: &str, body: Bytes) -> Result<(), ArchiveError> {
-        let mut watch = Watch {
-            troubles: &self.troubles,
-            key,
-            logged: None,
-        };
-        let mut backoff = Backoff::new();
+        self.keys_are_durable(key).await;
+        let mut carrying = Carrying::new(&self.troubles, key);
         loop {
-            let put = self.archive.store().put_if_absent(key, body.clone());
-            let put = within(deadline(body.len()), key, put).await;
-            let error = match put {
-                Ok(()) => return Ok(()),
-                Err(StoreError::AlreadyExists { .. }) => match self.is_ours(key, &body).await {
-                    Ok(()) => return Ok(()),
-                    Err(ArchiveError::Store(error)) => error,
-                    Err(error) => return Err(error),
-                },
-                Err(error) => error,
-            };
-            if matches!(error, StoreError::Broken { .. }) {
-                return Err(error.into());
+            if let Some(done) = self.attempt(key, body.clone(), &mut carrying).await {
+                return done;
             }
-            watch.failed(&error);
-            backoff.wait().await;
+            carrying.backoff.wait().await;
         }
+    }
+
+    /// The same for a segment, which may go over into the spool meanwhile.
+    pub(super) async fn put_outgoing(&self, outgoing: &Outgoing) -> Result<(), ArchiveError> {
+        let key = &outgoing.key;
+        self.keys_are_durable(key).await;
+        let mut carrying = Carrying::new(&self.troubles, key);
+        loop {
+            // Read again for each try: what waits takes no memory.
+            let (bytes, read_back) = match outgoing.bytes() {
+                Some(bytes) => (bytes, None),
+                None => {
+                    let read = self.read_back(outgoing).await?;
+                    (read.bytes.clone(), Some(read))
+                }
+            };
+            let done = self.attempt(key, bytes, &mut carrying).await;
+            drop(read_back);
+            if let Some(done) = done {
+                return done;
+            }
+            carrying.backoff.wait().await;
+        }
+    }
+
+    async fn read_back(&self, outgoing: &Outgoing) -> Result<ReadBack, ArchiveError> {
+        let key = &outgoing.key;
+        let broken = |reason: String| StoreError::Broken {
+            key: key.clone(),
+            reason: format!("in the spool: {reason}; the source has it still"),
+        };
+        let spool = self.spool().ok_or_else(|| broken("there is none".into()))?;
+        let read = spool.read(key).await;
+        let read = read.map_err(|error| broken(error.to_string()))?;
+        let body = read.bytes.len().saturating_sub(TRAILER_BYTES);
+        if *blake3::hash(&read.bytes[..body]).as_bytes() != outgoing.hash {
+            return Err(broken("its bytes are other ones".into()).into());
+        }
+        Ok(read)
+    }
+
+    /// What is sealed with a data key is put after it.
+    async fn keys_are_durable(&self, key: &str) {
+        if !key.starts_with(layout::KEYS) {
+            let mut under_way = self.keys_under_way.subscribe();
+            // The sender lives in self.
+            let _ = under_way.wait_for(|count| *count == 0).await;
+        }
+    }
+
+    /// One try; `None` if another one may help.
+    async fn attempt(
+        &self,
+        key: &str,
+        body: Bytes,
+        carrying: &mut Carrying<'_>,
+    ) -> Option<Result<(), ArchiveError>> {
+        let put = self.archive.store().put_if_absent(key, body.clone());
+        let put = within(deadline(body.len()), key, put).await;
+        let error = match put {
+            Ok(()) => return Some(Ok(())),
+            Err(StoreError::AlreadyExists { .. }) => match self.is_ours(key, &body).await {
+                Ok(()) => return Some(Ok(())),
+                Err(ArchiveError::Store(error)) => error,
+                Err(error) => return Some(Err(error)),
+            },
+            Err(error) => error,
+        };
+        if matches!(error, StoreError::Broken { .. }) {
+            return Some(Err(error.into()));
+        }
+        carrying.watch.failed(&error);
+        None
     }
 
     /// The object exists: either an earlier try of ours succeeded and its answer was lost, or we are fenced.

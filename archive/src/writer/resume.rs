@@ -92,11 +92,24 @@ impl Resume {
     }
 }
 
-/// Reads the position of `stream` back from the store. What it returns is durable.
+/// Reads the position of `stream` back from the store, after what the writer's spool has of it was brought there. What it returns is
+/// durable.
 ///
 /// # Errors
 /// [`ArchiveError::TailMissing`] if the store lost segments that the last known head names, unless `accept_lost_tail`.
 pub async fn resume(
+    writer: &Writer,
+    stream: &StreamName,
+    accept_lost_tail: bool,
+) -> Result<Resume, ArchiveError> {
+    let found = read_back(writer, stream, accept_lost_tail).await?;
+    if writer.drain(stream, &found).await? {
+        return read_back(writer, stream, accept_lost_tail).await;
+    }
+    Ok(found)
+}
+
+async fn read_back(
     writer: &Writer,
     stream: &StreamName,
     accept_lost_tail: bool,

@@ -4,18 +4,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use futures_util::future::join_all;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
-use super::compressor::Compressor;
+use super::compressor::{Compressor, KIB, PendingFrame};
 use super::log::{Annotate, Annotation, LogSettings};
 use super::piece::Piece;
 use super::resume::{Present, Resume, Slot};
 use crate::error::ArchiveError;
 use crate::object::{FRAME_BYTES_MAX, Frame};
 
-/// What stands for memory in use is counted in KiB.
-const KIB: usize = 1024;
 /// Memory for frames, compressed or not, from the first byte until the put: with the sealing of one segment on top it keeps
 /// the daemon under 96 MiB.
 const MEMORY_KIB: usize = 28 * 1024;
@@ -28,25 +27,11 @@ pub(super) enum Command {
     Clock { clock: i64, end: u64 },
 }
 
-/// A frame in the making, and the memory it stands for.
-pub(super) type PendingFrame = oneshot::Receiver<(Frame, OwnedSemaphorePermit)>;
-
-/// Waits for frames; keeps of their memory what they take compressed.
+/// Waits for frames.
 pub(super) async fn collect(frames: Vec<PendingFrame>) -> (Vec<Frame>, Vec<OwnedSemaphorePermit>) {
-    let (mut done, mut memory) = (
-        Vec::with_capacity(frames.len()),
-        Vec::with_capacity(frames.len()),
-    );
-    for frame in frames {
-        let (frame, mut permit) = frame.await.expect("the compressor does not drop a job");
-        let kept = frame
-            .compressed_bytes()
-            .div_ceil(KIB)
-            .min(permit.num_permits());
-        memory.push(permit.split(kept).expect("not more than it holds"));
-        done.push(frame);
-    }
-    (done, memory)
+    let done = join_all(frames).await.into_iter();
+    done.map(|frame| frame.expect("the compressor does not drop a job"))
+        .unzip()
 }
 
 /// What the pump gets, in order of positions.

@@ -3,6 +3,7 @@
 
 mod place;
 mod section;
+mod spool;
 mod units;
 mod url;
 
@@ -16,6 +17,7 @@ use section::{Section, Source};
 use toml::de::{DeTable, DeValue};
 
 pub use section::{ConfigError, KNOWN, Place};
+pub use spool::SpoolConfig;
 pub use units::{parse_bytes, parse_duration, parse_rate, show_bytes, show_duration};
 pub use url::{ArchiveUrl, UrlError};
 
@@ -38,6 +40,8 @@ pub struct Config {
     pub source: SourceConfig,
     /// `[segment]`
     pub segment: Segment,
+    /// `[spool]`
+    pub spool: Option<SpoolConfig>,
     /// `[backup]`
     pub backup: Backup,
     /// `[log]`
@@ -265,6 +269,7 @@ impl Config {
             encryption: encryption(&root.open("encryption")?, path)?,
             source: source_of(&root.open("source")?, path)?,
             segment: segment(&root.open("segment")?, is_far)?,
+            spool: spool::spool(&root.open("spool")?, path)?,
             backup: backup(&root.open("backup")?)?,
             log: log(&root.open("log")?)?,
             path: path.into(),

@@ -28,6 +28,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "encryption",
             "source",
             "segment",
+            "spool",
             "backup",
             "log",
         ],
@@ -69,6 +70,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
         "segment",
         &["bytes_max", "linger", "compression", "puts_in_flight"],
     ),
+    ("spool", &["directory", "bytes_max"]),
     ("backup", &["every", "rate_limit"]),
     ("log", &["format", "level"]),
 ];

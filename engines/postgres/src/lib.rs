@@ -7,6 +7,7 @@ pub mod capture;
 pub mod connect;
 mod history;
 mod lsn;
+mod margin;
 pub mod plan;
 pub mod replication;
 pub mod restore;
@@ -20,6 +21,7 @@ pub use backup_manifest::{
 };
 pub use history::{Ancestor, HistoryError, TimelineHistory};
 pub use lsn::{Lsn, ParseError, TimelineId, WalFileName};
+pub use margin::{MarginError, SlotMargin, slot_margin};
 pub use source::{ENGINE, Source, SourceError};
 pub use tar::{TarEntry, TarError, TarEvent, TarKind, TarReader};
 pub use target::{Target, TargetError};

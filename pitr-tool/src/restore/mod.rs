@@ -14,6 +14,7 @@ use anyhow::Context;
 use pitr_postgres::plan::{self, Plan};
 use pitr_postgres::restore::{self, Event, RestoreError, RestoreOptions};
 use pitr_postgres::{Lsn, TimelineId};
+use pitrd::config::ArchiveUrl;
 use pitrd::exit::{Exit, Refusal};
 
 pub use report::{Recovered, Report, Stop};
@@ -24,6 +25,9 @@ use crate::output;
 use crate::place::Place;
 use crate::progress::Progress;
 use crate::target::TargetArgs;
+
+/// Objects on their way at once from S3, at least.
+const JOBS_FAR: usize = 16;
 
 /// Arguments of `restore`.
 #[derive(Debug, clap::Args)]
@@ -52,7 +56,7 @@ pub struct Args {
     /// Directory of the server's programs, for --start and for incremental backups
     #[arg(long, value_name = "DIR")]
     pub pg_bin: Option<PathBuf>,
-    /// How many objects are fetched at once; by default two for each processor
+    /// How many objects are fetched at once; by default two for each processor, from S3 at least 16
     #[arg(long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
     /// Print JSON, as docs/cli.md documents it
@@ -117,6 +121,7 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
         restore::check_start(pg_bin).map_err(classify)?;
     }
     let config = place.config()?;
+    let url = place.url(config.as_ref())?;
     let reading = Arc::new(place.reading(config.as_ref()).await?);
     if crate::mongodb::is_engine_of(reading.archive()) {
         return crate::mongodb::restore::run(reading, args).await;
@@ -141,7 +146,9 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
             .iter()
             .map(|map| (map.old.clone(), map.new.clone()))
             .collect(),
-        jobs: args.jobs.unwrap_or_else(default_jobs),
+        jobs: args
+            .jobs
+            .unwrap_or_else(|| default_jobs(matches!(url, ArchiveUrl::S3(_)))),
         action: args.action.into(),
         commands: server_command::commands(place, config.as_ref(), &plan)?,
         pg_bin: args.pg_bin.clone(),
@@ -199,9 +206,12 @@ async fn run_server(
     ))
 }
 
-fn default_jobs() -> NonZeroUsize {
+/// A store that is far away needs more objects on their way than cores need work.
+fn default_jobs(far: bool) -> NonZeroUsize {
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    cores.saturating_mul(NonZeroUsize::new(2).expect("two is not zero"))
+    let jobs = cores.get() * 2;
+    let jobs = if far { jobs.max(JOBS_FAR) } else { jobs };
+    NonZeroUsize::new(jobs).unwrap_or(NonZeroUsize::MIN)
 }
 
 fn watch(progress: &Arc<Progress>) -> restore::Watch {

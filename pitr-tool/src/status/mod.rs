@@ -1,6 +1,7 @@
 //! `pitr-tool status`: what can be restored, how far the archive is behind, what is missing. Reads headers and, with a
 //! key, the sealed manifests of base backups; changes nothing.
 
+mod margin;
 mod places;
 mod report;
 
@@ -16,6 +17,8 @@ use pitrd::config::Config;
 use pitrd::exit::{Exit, chain, classify};
 use pitrd::open;
 
+pub use margin::{SourceReport, SpoolReport};
+pub(crate) use margin::{source, spool};
 pub use places::PlaceReport;
 pub(crate) use places::places;
 pub use report::{ArchiveName, BaseBackup, Damage, End, Gap, Kind, Lag, Moment, Report, Window};
@@ -43,7 +46,13 @@ pub struct Args {
 /// Looks and prints.
 pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
     let config = place.config()?;
-    let archive = place.open(config.as_ref()).await?;
+    let archive = match place.open(config.as_ref()).await {
+        Ok(archive) => archive,
+        Err(error) => {
+            margin::without_archive(config.as_ref()).await;
+            return Err(error);
+        }
+    };
     let opener = place.opener(config.as_ref())?;
     let reading = opener.map(|opener| Reading::new(Arc::clone(&archive), opener));
     if crate::mongodb::is_engine_of(&archive) {
@@ -64,6 +73,8 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
         base_backups.push(base_backup(&archive, reading.as_ref(), backup).await?);
     }
     let newest = newest(&catalogue);
+    let lag = lag(config.as_ref(), &source, newest.as_ref()).await;
+    let durable = newest.as_ref().map_or(0, |newest| newest.end.lsn.0);
     let report = Report {
         archive: ArchiveName {
             url: archive.url().into(),
@@ -90,7 +101,9 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
             moment: newest.end.into(),
         }),
         places: places(&place.urls(config.as_ref())?, &catalogue).await,
-        lag: lag(config.as_ref(), &source, newest.as_ref()).await,
+        source: margin::source(config.as_ref(), durable, lag.seconds).await,
+        spool: spool(config.as_ref(), &archive.id().to_string()),
+        lag,
     };
     output::show(&report, args.json)?;
     Ok(Exit::Done)

@@ -7,6 +7,7 @@ use pitr_postgres::plan;
 use pitrd::config::{show_bytes, show_duration};
 use serde::Serialize;
 
+use super::margin::{SourceReport, SpoolReport};
 use super::places::PlaceReport;
 use crate::output::{self, Table};
 
@@ -31,6 +32,10 @@ pub struct Report {
     pub end: Option<End>,
     /// How far the archive is behind.
     pub lag: Lag,
+    /// What the source can still hold of what is not archived; `None` when it was not asked or did not answer.
+    pub source: Option<SourceReport>,
+    /// What waits on this host for the store; `None` without a spool.
+    pub spool: Option<SpoolReport>,
     /// Where it lies, the archive first, if it has copies.
     pub places: Vec<PlaceReport>,
 }
@@ -159,6 +164,12 @@ impl fmt::Display for Report {
             Some(end) => writeln!(f, "end      {} on timeline {}", end.moment, end.timeline)?,
         }
         writeln!(f, "lag      {}", self.lag)?;
+        if let Some(source) = &self.source {
+            writeln!(f, "source   {source}")?;
+        }
+        if let Some(spool) = &self.spool {
+            writeln!(f, "spool    {spool}")?;
+        }
         for place in &self.places {
             writeln!(f, "place    {place}")?;
         }
@@ -346,6 +357,8 @@ mod tests {
                 moment: moment("0/3000028"),
             }),
             places: vec![],
+            source: None,
+            spool: None,
             lag: Lag {
                 bytes: Some(512),
                 seconds: Some(0.25),

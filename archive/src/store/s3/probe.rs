@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use aws_sdk_s3::types::ObjectLockMode;
 use bytes::Bytes;
-use futures_util::future::try_join3;
+use futures_util::future::{try_join, try_join3};
 
 use super::error::Failure;
 use super::{Lock, LockMode, S3Store};
@@ -89,30 +89,36 @@ impl S3Store {
 
     /// Deletes what does not exist: whoever may do that may do more than a daemon needs.
     async fn probe_delete(&self) -> Result<Vec<Probed>, StoreError> {
-        let mut found = Vec::new();
+        let (object, version) = try_join(
+            self.may_delete("s3:DeleteObject", None),
+            self.may_delete("s3:DeleteObjectVersion", Some("null")),
+        )
+        .await?;
+        Ok(object.into_iter().chain(version).collect())
+    }
+
+    async fn may_delete(
+        &self,
+        permission: &str,
+        version: Option<&str>,
+    ) -> Result<Option<Probed>, StoreError> {
         let client = self.connection.client().await;
-        for (permission, version) in [
-            ("s3:DeleteObject", None),
-            ("s3:DeleteObjectVersion", Some("null")),
-        ] {
-            let request = client
-                .delete_object()
-                .bucket(&self.settings.bucket)
-                .key(self.below(ABSENT))
-                .set_version_id(version.map(str::to_owned));
-            let sent = async { request.send().await.map_err(|error| Failure::of(&error)) };
-            match self.call(0, sent).await {
-                Ok(_) => found.push(Probed::new(
-                    Verdict::Doubtful,
-                    format!("{permission} is given, which the daemon does not need"),
-                )),
-                Err(failure) if failure.status.is_none_or(|status| status >= 500) => {
-                    return Err(failure.explain(ABSENT));
-                }
-                Err(_) => {}
+        let request = client
+            .delete_object()
+            .bucket(&self.settings.bucket)
+            .key(self.below(ABSENT))
+            .set_version_id(version.map(str::to_owned));
+        let sent = async { request.send().await.map_err(|error| Failure::of(&error)) };
+        match self.call(0, sent).await {
+            Ok(_) => Ok(Some(Probed::new(
+                Verdict::Doubtful,
+                format!("{permission} is given, which the daemon does not need"),
+            ))),
+            Err(failure) if failure.status.is_none_or(|status| status >= 500) => {
+                Err(failure.explain(ABSENT))
             }
+            Err(_) => Ok(None),
         }
-        Ok(found)
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! `run` reconnects for ever; `session` is one connection; `position` decides which timeline to read from where;
 //! `stream` moves bytes until the timeline ends, and takes what lies far behind from the server's files where it may (`local`);
-//! `annotate` checks the WAL as it passes.
+//! `annotate` checks the WAL as it passes; `carry` goes on while the store is away and a spool takes its place.
 
 mod annotate;
+mod carry;
 mod clock;
 mod error;
 mod local;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 
 pub use error::CaptureError;
 
+use carry::Written;
 use stream::StreamEnd;
 
 use crate::connect::ConnInfo;
@@ -112,6 +114,10 @@ pub(crate) struct Capture {
     is_standby: bool,
     /// Where the server of this session was when it began.
     server: Option<(TimelineId, Lsn)>,
+    /// A log whose connection was lost while the spool takes what the store does not.
+    carried: Option<Written>,
+    /// Where a slot begins that was made anew while the store was away.
+    slot_from: Lsn,
 }
 
 /// Captures until `shutdown` becomes true; then closes the open segment and waits until it is durable. Reconnects for as long as
@@ -136,11 +142,16 @@ pub async fn run(
         shutdown,
         is_standby: false,
         server: None,
+        carried: None,
+        slot_from: Lsn(0),
     };
     let mut backoff = BACKOFF_FIRST;
     let mut streamed_once = false;
     loop {
         if *capture.shutdown.borrow() {
+            if let Some(written) = capture.carried.take() {
+                written.finish().await?;
+            }
             return Ok(());
         }
         let error = match capture.session().await {
@@ -186,22 +197,33 @@ impl Capture {
         self.status
             .send_modify(|status| status.server_end = identity.flush_lsn);
         let mut gaps = 0;
-        let mut place = self.place(&mut client, &identity).await?;
+        let mut ended = match self.carried.take() {
+            Some(written) => self.carry_on(client, written, &identity).await?,
+            None => {
+                let place = self.place(&mut client, &identity).await?;
+                self.stream(client, place).await?
+            }
+        };
         loop {
-            match self.stream(client, place).await? {
+            ended = match ended {
                 StreamEnd::Shutdown => return Ok(()),
-                StreamEnd::Switched { client: same, next } => {
-                    client = *same;
-                    place = self.place_on(&mut client, next).await?;
+                StreamEnd::Switched {
+                    client: mut same,
+                    next,
+                } => {
+                    let place = self.place_on(&mut same, next).await?;
+                    self.stream(*same, place).await?
                 }
+                StreamEnd::SlotLost(written) => self.carry_on_with_new_slot(*written).await?,
                 StreamEnd::Gap if gaps > 0 => return Err(CaptureError::GapAgain),
                 StreamEnd::Gap => {
                     gaps += 1;
-                    client = ReplicationClient::connect(&self.settings.connection, Mode::Physical)
-                        .await?;
-                    place = self.place_after_gap(&mut client).await?;
+                    let connection = &self.settings.connection;
+                    let mut client = ReplicationClient::connect(connection, Mode::Physical).await?;
+                    let place = self.place_after_gap(&mut client).await?;
+                    self.stream(client, place).await?
                 }
-            }
+            };
         }
     }
 

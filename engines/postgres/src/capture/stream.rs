@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::annotate::WalAnnotator;
+use super::carry::Written;
 use super::clock::QuietClock;
 use super::local::LocalWal;
 use super::position::Place;
@@ -39,6 +40,8 @@ pub(super) enum StreamEnd {
     },
     /// The server no longer has the WAL that the archive needs next.
     Gap,
+    /// The server gave up the slot while the store was away.
+    SlotLost(Box<Written>),
 }
 
 enum Step {
@@ -54,23 +57,36 @@ impl Capture {
         client: ReplicationClient,
         place: Place,
     ) -> Result<StreamEnd, CaptureError> {
-        let mut files = self.files(&place);
-        let start = files.as_ref().map_or(place.from, LocalWal::end);
-        let (mut stream, log) = match self.open(client, place, start).await? {
-            ControlFlow::Continue(opened) => opened,
-            ControlFlow::Break(end) => return Ok(end),
-        };
-        let outcome = self.pump(&mut stream, &mut files, &log).await;
+        let files = self.files(&place);
+        let (timeline, from) = (place.timeline, place.from);
+        let start = files.as_ref().map_or(from, LocalWal::end);
+        match self.open(client, place, start).await? {
+            ControlFlow::Continue((stream, log)) => {
+                let written = Written::new(timeline, log, from);
+                self.follow(stream, files, written).await
+            }
+            ControlFlow::Break(end) => Ok(end),
+        }
+    }
+
+    /// Writes what `stream` brings, and `files` before it, until it ends.
+    pub(super) async fn follow(
+        &mut self,
+        mut stream: WalStream,
+        mut files: Option<LocalWal>,
+        mut written: Written,
+    ) -> Result<StreamEnd, CaptureError> {
+        let outcome = self.pump(&mut stream, &mut files, &mut written).await;
         match outcome {
             Ok(Step::Stop) => {
-                let durable = log.finish().await?;
-                self.tell(&mut stream, Lsn(durable), false).await?;
+                let durable = written.finish().await?;
+                self.tell(&mut stream, durable, false).await?;
                 stream.finish().await?;
                 Ok(StreamEnd::Shutdown)
             }
             Ok(Step::Ended) => {
-                let durable = log.finish().await?;
-                self.tell(&mut stream, Lsn(durable), false).await?;
+                let durable = written.finish().await?;
+                self.tell(&mut stream, durable, false).await?;
                 let (client, next) = stream.finish().await?;
                 let next = next.ok_or(ReplicationError::ShuttingDown)?;
                 tracing::info!(timeline = %next.0, switch = %next.1, "the server switched to a new timeline");
@@ -79,21 +95,28 @@ impl Capture {
                     next,
                 })
             }
-            Ok(Step::WriterStopped) => match log.finish().await {
-                Err(error) => Err(error.into()),
+            Ok(Step::WriterStopped) => match written.finish().await {
+                Err(error) => Err(error),
                 Ok(_) => unreachable!("a writer stops before its end only with an error"),
             },
             // The server says only after the stream has begun that it no longer has the WAL.
-            Err(CaptureError::Replication(error)) if is_gap(&error) => {
+            Err(CaptureError::Replication(error)) if error.is_gap() => {
                 tracing::error!(%error, "the server cannot continue where the archive ends");
                 drop(stream);
-                log.finish().await?;
+                if self.is_spooling() && !written.is_cut_off() {
+                    return Ok(StreamEnd::SlotLost(Box::new(written)));
+                }
+                written.finish().await?;
                 Ok(StreamEnd::Gap)
             }
             // What was received is not thrown away: it need not be sent again. The server does not wait for it meanwhile.
             Err(error) => {
                 drop(stream);
-                log.finish().await?;
+                if self.is_spooling() {
+                    self.carried = Some(written);
+                } else {
+                    written.finish().await?;
+                }
                 Err(error)
             }
         }
@@ -141,7 +164,7 @@ impl Capture {
                     next: (next, switch),
                 }));
             }
-            Err(error) if is_gap(&error) => {
+            Err(error) if error.is_gap() => {
                 tracing::error!(%timeline, %from, %error, "the server cannot continue where the archive ends");
                 return Ok(ControlFlow::Break(StreamEnd::Gap));
             }
@@ -182,8 +205,9 @@ impl Capture {
         &mut self,
         stream: &mut WalStream,
         files: &mut Option<LocalWal>,
-        log: &LogWriter,
+        written: &mut Written,
     ) -> Result<Step, CaptureError> {
+        let (log, appended) = (&written.log, &mut written.end);
         let mut progress = log.progress();
         let mut timer = tokio::time::interval(STATUS_EVERY);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -223,7 +247,8 @@ impl Capture {
             let message = match message? {
                 Next::Said(message) => message,
                 Next::Filed(start, data) => {
-                    self.received(start.advance(data.len() as u64));
+                    *appended = start.advance(data.len() as u64);
+                    self.received(*appended);
                     room.append(start.0, data);
                     continue;
                 }
@@ -239,6 +264,7 @@ impl Capture {
                     pace.read(data.len());
                     asked = Asked::default();
                     room.append(start.0, data);
+                    *appended = end;
                     self.heard(server_end, clock, Some(end));
                     if let Some((clock, end)) = quiet.wal(end, server_end, clock)
                         && let Some(room) = log.room_now()
@@ -310,11 +336,17 @@ impl Capture {
         durable: Lsn,
         reply: bool,
     ) -> Result<(), CaptureError> {
+        // Nothing is better than a position before the slot's own.
+        let told = if durable < self.slot_from {
+            Lsn(0)
+        } else {
+            durable
+        };
         stream
             .send_status(Status {
-                written: durable,
-                flushed: durable,
-                applied: durable,
+                written: told,
+                flushed: told,
+                applied: told,
                 reply,
             })
             .await?;
@@ -378,14 +410,5 @@ impl Asked {
             .since
             .is_some_and(|since| since.elapsed() > LET_GO_AFTER);
         self.times > LET_GO_TIMES && waited
-    }
-}
-
-/// The server cannot give what the archive needs next: the WAL was removed, or the slot was given up.
-fn is_gap(error: &ReplicationError) -> bool {
-    match error {
-        ReplicationError::WalRemoved(_) => true,
-        ReplicationError::Server(error) => error.code == "55000",
-        _ => false,
     }
 }

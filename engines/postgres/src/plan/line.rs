@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use pitr_archive::catalogue::{Backup, Catalogue, Stream};
-use pitr_archive::object::{Header, Id, Kind, PREAMBLE_BYTES};
+use pitr_archive::object::{Header, Id, Kind};
 use pitr_archive::reader::{LogReader, Run};
-use pitr_archive::store::{Piece, StoreError};
-use pitr_archive::{Archive, ArchiveError, layout};
+use pitr_archive::{Archive, layout};
 
 use super::error::PlanError;
 use crate::{Lsn, TimelineId};
@@ -261,18 +260,7 @@ async fn history_header(
 ) -> Result<Option<Header>, PlanError> {
     let stream = timeline.stream_name();
     let key = layout::history(&stream);
-    let fetched = match archive
-        .store()
-        .get(&key, Piece::Range(0..PREAMBLE_BYTES as u64))
-        .await
-    {
-        Ok(fetched) => fetched,
-        Err(StoreError::NotFound { .. }) => return Ok(None),
-        Err(error) => return Err(ArchiveError::from(error).into()),
-    };
     let expected = archive.expected(Kind::History, Some(&stream), Id::default(), 0);
-    let preamble = expected
-        .preamble(&key, &fetched.bytes, archive.writer())
-        .map_err(ArchiveError::from)?;
-    Ok(Some(preamble.header))
+    let preamble = archive.preamble(&key, &expected).await?;
+    Ok(preamble.map(|(preamble, _)| preamble.header))
 }

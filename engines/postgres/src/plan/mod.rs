@@ -13,6 +13,7 @@ mod windows;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join;
 use pitr_archive::catalogue::{Backup, BackupId, Catalogue};
 use pitr_archive::object::{Kind, object_bytes};
 use pitr_archive::{Archive, ArchiveError, Reading, layout};
@@ -313,13 +314,40 @@ impl Planner<'_> {
         needed: Moment,
         (last_commit, first_left_out): (Option<i64>, Option<i64>),
     ) -> Result<Plan, PlanError> {
-        let (bases, base_bytes, base_objects) = self.prove_bases(base).await?;
+        let wal = self.prove_wal(island, base, needed.lsn);
+        let ((bases, base_bytes, base_objects), path) =
+            try_join(self.prove_bases(base), wal).await?;
+        Ok(Plan {
+            target: self.target.clone(),
+            before: self.before,
+            stop,
+            last_commit,
+            first_left_out,
+            timeline,
+            bases,
+            base_bytes,
+            base_objects,
+            path,
+            missing: match self.target {
+                Target::Latest => self.line.shares.last().and_then(|share| share.missing),
+                _ => None,
+            },
+        })
+    }
+
+    /// Proves that the WAL from `base` up to `needed` is there: the way that a replay takes.
+    async fn prove_wal(
+        &self,
+        island: &Island,
+        base: &Backup,
+        needed: Lsn,
+    ) -> Result<Vec<PathStep>, PlanError> {
         let mut path = Vec::new();
         for stretch in &island.stretches {
             let from = stretch
                 .from
                 .max(self.base_from(base, stretch.share, stretch.from));
-            let to = stretch.to.min(needed.lsn.max(Lsn(base.header.end)));
+            let to = stretch.to.min(needed.max(Lsn(base.header.end)));
             let share = &self.line.shares[stretch.share];
             if share.timeline.stream().as_str() < base.header.stream.as_str() || from >= to {
                 continue;
@@ -340,22 +368,7 @@ impl Planner<'_> {
                 bytes,
             });
         }
-        Ok(Plan {
-            target: self.target.clone(),
-            before: self.before,
-            stop,
-            last_commit,
-            first_left_out,
-            timeline,
-            bases,
-            base_bytes,
-            base_objects,
-            path,
-            missing: match self.target {
-                Target::Latest => self.line.shares.last().and_then(|share| share.missing),
-                _ => None,
-            },
-        })
+        Ok(path)
     }
 
     /// On the base's own timeline WAL is needed from the WAL segment on in which it starts.

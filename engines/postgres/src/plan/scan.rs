@@ -2,6 +2,7 @@
 
 use std::ops::{ControlFlow, Range};
 
+use futures_util::future::try_join;
 use pitr_archive::reader::{LogReader, Run};
 use pitr_archive::{ArchiveError, Reading};
 
@@ -139,15 +140,13 @@ pub(crate) async fn stretch_seqs(
         seq: stretch.run.seqs.end,
         start: at.0,
     };
-    let first = share
-        .reader
-        .seq_at(&stretch.run, stretch.from.0)
-        .await?
-        .ok_or_else(|| hole(stretch.from))?;
-    let last = share
-        .reader
-        .seq_at(&stretch.run, stretch.to.0 - 1)
-        .await?
-        .ok_or_else(|| hole(stretch.to))?;
+    let (run, reader) = (&stretch.run, &share.reader);
+    let (first, last) = try_join(
+        reader.seq_at(run, stretch.from.0),
+        reader.seq_at(run, stretch.to.0 - 1),
+    )
+    .await?;
+    let first = first.ok_or_else(|| hole(stretch.from))?;
+    let last = last.ok_or_else(|| hole(stretch.to))?;
     Ok(first..last + 1)
 }

@@ -17,7 +17,7 @@ use pitrd::open;
 pub use report::{ArchiveName, BaseCopy, Gap, Lag, Moment, Report, Window};
 
 use crate::output;
-use crate::status::places;
+use crate::status::{self, places};
 
 /// Behind every key of one level of the store.
 const LAST_KEY: &str = "~";
@@ -46,7 +46,11 @@ pub async fn run(
     for backup in &catalogue.backups {
         base_backups.push(base_copy(&archive, reading.as_ref(), backup).await?);
     }
+    let lag = lag(config, &source, &windows).await;
+    let durable = windows.end.map_or(0, |end| end.ts.0);
     let report = Report {
+        source: status::source(config, durable, lag.since_durable).await,
+        spool: status::spool(config, &archive.id().to_string()),
         archive: ArchiveName {
             url: archive.url().into(),
             id: archive.id().to_string(),
@@ -56,7 +60,7 @@ pub async fn run(
             cannot_see: windows.kind.cannot_see().to_vec(),
         },
         places: places(urls, &catalogue).await,
-        lag: lag(config, &source, &windows).await,
+        lag,
         windows: windows.windows.iter().map(window).collect(),
         gaps: windows.gaps.iter().map(gap).collect(),
         lost_tail: windows.lost_tail,

@@ -8,7 +8,7 @@ use pitrd::config::{show_bytes, show_duration};
 use serde::Serialize;
 
 use crate::output::{self, Table};
-use crate::status::PlaceReport;
+use crate::status::{PlaceReport, SourceReport, SpoolReport};
 
 /// What `status` found. Its JSON is documented in docs/cli.md.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -31,6 +31,10 @@ pub struct Report {
     pub places: Vec<PlaceReport>,
     /// How far the archive is behind.
     pub lag: Lag,
+    /// What the source can still hold of what is not archived; `None` when it was not asked or did not answer.
+    pub source: Option<SourceReport>,
+    /// What waits on this host for the store; `None` without a spool.
+    pub spool: Option<SpoolReport>,
 }
 
 /// Names an archive and its source.
@@ -151,6 +155,12 @@ impl fmt::Display for Report {
             Some(end) => writeln!(f, "end      {end}")?,
         }
         writeln!(f, "lag      {}", self.lag)?;
+        if let Some(source) = &self.source {
+            writeln!(f, "source   {source}")?;
+        }
+        if let Some(spool) = &self.spool {
+            writeln!(f, "spool    {spool}")?;
+        }
         for place in &self.places {
             writeln!(f, "place    {place}")?;
         }

@@ -16,8 +16,10 @@ use super::decide::{Decision, decide};
 use super::error::WalFetchError;
 use crate::{Lsn, TimelineHistory, TimelineId, WalFileName};
 
-/// Archived segments that are fetched at once.
-const FETCH_AT_ONCE: usize = 4;
+/// Archived segments that are fetched at once: more of them where they are small and a store far away.
+const FETCH_AT_ONCE: (u64, u64) = (4, 32);
+/// What segments that are fetched at once may hold together, where they are small.
+const FETCH_BYTES: u64 = 64 << 20;
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// An archived segment, opened and not yet unpacked.
@@ -126,7 +128,7 @@ impl Log {
         let mut next = None;
         let pieces = stream::iter(first..end)
             .map(|seq| self.open_segment(seq))
-            .buffered(FETCH_AT_ONCE)
+            .buffered(at_once(run))
             .and_then(move |opened| {
                 let header = &opened.header;
                 let found = header.start..header.end;
@@ -191,6 +193,14 @@ impl Log {
     pub(super) fn name(&self, start: u64, segment_bytes: u64) -> String {
         WalFileName::segment(self.timeline, Lsn(start), segment_bytes)
     }
+}
+
+/// How many segments of `run` are fetched at once.
+fn at_once(run: &Run) -> usize {
+    let count = (run.seqs.end - run.seqs.start).max(1);
+    let mean = (run.positions.end - run.positions.start) / count;
+    let (least, most) = FETCH_AT_ONCE;
+    (FETCH_BYTES / mean.max(1)).clamp(least, most) as usize
 }
 
 /// The history file of `timeline`; `None` if the archive has none.
