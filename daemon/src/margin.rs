@@ -4,8 +4,9 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use pitr_archive::writer::Troubles;
-use pitr_mongodb::{ClusterTime, preflight};
+use pitr_mongodb::{ClusterTime, LogKind, preflight};
 use pitr_postgres::{Lsn, SlotMargin, slot_margin};
 use tokio::sync::watch;
 
@@ -112,8 +113,13 @@ pub async fn ask(source: &SourceConfig, durable: u64, age: Duration) -> anyhow::
             Ok(Margin::of_slot(slot, Lsn(durable), age))
         }
         SourceConfig::Mongodb(source) => {
-            let (server, probe) = preflight::look(&open::mongodb(source).await?).await?;
-            let window = probe.window.unwrap_or_default().as_secs();
+            // A change stream reads from the same oplog.
+            let connection = open::mongodb(source).await?;
+            let (server, probe) = preflight::look(&connection, LogKind::Oplog).await?;
+            let window = probe.window.context(
+                "this account may not read local.oplog.rs, which tells how far the log reaches back",
+            )?;
+            let window = window.as_secs();
             let oldest = server.majority.ts.seconds().saturating_sub(window as u32);
             Ok(Margin::of_oplog(oldest, ClusterTime(durable)))
         }
