@@ -169,6 +169,10 @@ fn what_a_killed_daemon_spooled_is_archived_by_the_next_one() {
     world.wait_spooled();
     let waiting = segments(&world.spool).len();
     assert!(waiting > 16, "only {waiting} segments");
+    let daemon = &world.daemon;
+    wait_until("the slot's margin to be said", PATIENCE, || {
+        daemon.log().contains("the store is away; the slot holds")
+    });
     world.daemon.kill();
     // Nobody else has what lies in the spool.
     let session = world.server.session();
@@ -189,6 +193,11 @@ fn what_a_killed_daemon_spooled_is_archived_by_the_next_one() {
         world.daemon.log()
     );
     assert_eq!(segments(&world.spool), [] as [PathBuf; 0]);
+    let status = world.daemon.tool().status();
+    assert_eq!(status["source"]["holder"], "slot", "{status}");
+    assert_eq!(status["source"]["lost"], false, "{status}");
+    let left = status["source"]["bytes_left"].as_u64();
+    assert!(left.is_some_and(|left| left > 0), "{status}");
     let target = last.lsn_target();
     let restored = world.daemon.tool().restored(V17, &[&target], "restored");
     last.content

@@ -89,7 +89,14 @@ impl Drop for Watch<'_> {
 pub(super) struct Outgoing {
     pub(super) key: String,
     hash: [u8; 32],
-    held: Mutex<Option<(Bytes, Vec<OwnedSemaphorePermit>)>>,
+    held: Mutex<Option<Arc<InMemory>>>,
+}
+
+/// The bytes of a sealed segment, and the memory they count for: a try that is under way holds both.
+#[derive(Debug)]
+pub(super) struct InMemory {
+    pub(super) bytes: Bytes,
+    _memory: Vec<OwnedSemaphorePermit>,
 }
 
 impl Outgoing {
@@ -97,7 +104,10 @@ impl Outgoing {
         Self {
             key,
             hash: sealed.hash,
-            held: Mutex::new(Some((sealed.bytes, memory))),
+            held: Mutex::new(Some(Arc::new(InMemory {
+                bytes: sealed.bytes,
+                _memory: memory,
+            }))),
         }
     }
 
@@ -110,10 +120,9 @@ impl Outgoing {
         }
     }
 
-    /// Its bytes, while they are in memory.
-    pub(super) fn bytes(&self) -> Option<Bytes> {
-        let held = self.held.lock().expect("no holder panics");
-        held.as_ref().map(|(bytes, _)| bytes.clone())
+    /// Its bytes, until the spool has them.
+    pub(super) fn in_memory(&self) -> Option<Arc<InMemory>> {
+        self.held.lock().expect("no holder panics").clone()
     }
 
     /// The hash in its trailer.
@@ -121,7 +130,7 @@ impl Outgoing {
         self.hash
     }
 
-    /// The spool keeps it: gives its memory back.
+    /// The spool keeps it: its memory is free when no try holds it any longer.
     pub(super) fn release(&self) {
         self.held.lock().expect("no holder panics").take();
     }
@@ -168,15 +177,12 @@ impl Writer {
         let mut carrying = Carrying::new(&self.troubles, key);
         loop {
             // Read again for each try: what waits takes no memory.
-            let (bytes, read_back) = match outgoing.bytes() {
-                Some(bytes) => (bytes, None),
-                None => {
-                    let read = self.read_back(outgoing).await?;
-                    (read.bytes.clone(), Some(read))
-                }
+            let done = if let Some(held) = outgoing.in_memory() {
+                self.attempt(key, held.bytes.clone(), &mut carrying).await
+            } else {
+                let read = self.read_back(outgoing).await?;
+                self.attempt(key, read.bytes.clone(), &mut carrying).await
             };
-            let done = self.attempt(key, bytes, &mut carrying).await;
-            drop(read_back);
             if let Some(done) = done {
                 return done;
             }

@@ -55,12 +55,12 @@ impl Spooling {
         let Some((seq, outgoing)) = queue.next_to_keep() else {
             return;
         };
-        let Some(bytes) = outgoing.bytes() else {
+        let Some(held) = outgoing.in_memory() else {
             return;
         };
         let spool = Arc::clone(spool);
         self.keeping = Some(tokio::spawn(async move {
-            let kept = spool.keep(&outgoing.key, &bytes).await;
+            let kept = spool.keep(&outgoing.key, &held.bytes).await;
             (seq, outgoing.key.clone(), kept)
         }));
     }
