@@ -48,7 +48,7 @@ class Archive(ours.Pitrd):
 
     def __init__(self, scratch, source, name, log="oplog"):
         section = f'[source.mongodb]\nuri = "{source.uri}"\ncapture = "{log}"'
-        super().__init__(scratch, None, name, linger="100ms", source=section)
+        super().__init__(scratch, None, name, linger="20ms", source=section)
         self.source = source
 
     def begin(self):

@@ -67,7 +67,7 @@ async fn initiate(client: &Client, name: &str, host: &str) -> anyhow::Result<ser
         if hello.get_bool("isWritablePrimary").unwrap_or(false) {
             return Ok(json!({}));
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -24,15 +24,22 @@ pub(super) const AHEAD_BYTES: u64 = 256 << 20;
 const AHEAD_SEGMENTS_MIN: u64 = 2;
 /// Not asked for so long, the prefetcher ends.
 const IDLE: Duration = Duration::from_secs(60);
+/// How much the replay goes before, as for nice(1).
+const NICE: i32 = 10;
 /// How often it looks whether the server has got on.
 const LOOK_EVERY: Duration = Duration::from_millis(4);
 /// How often it looks whether the server still lives.
 const LOOK_FOR_SERVER_EVERY: Duration = Duration::from_secs(1);
 
-/// Makes this process one that outlives the `restore_command` which started it and gets no signal meant for that.
+/// Makes this process one that outlives the `restore_command` which started it, gets no signal meant for that, and leaves the
+/// processor to the replay, which is the one process that everybody waits for.
 pub fn detach() {
     // It fails only for a process that leads a group already.
-    let _ = rustix::process::setsid();
+    if rustix::process::setsid().is_ok() {
+        // Every thread of the new group. Where the kernel weighs sessions against each other, that of the session counts.
+        let _ = rustix::process::setpriority_pgrp(None, NICE);
+        let _ = std::fs::write("/proc/self/autogroup", NICE.to_string());
+    }
 }
 
 /// Keeps files ready in `ready` until the server stops asking, ends, or all that is archived is there.
