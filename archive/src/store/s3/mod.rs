@@ -124,13 +124,13 @@ impl S3Store {
     }
 
     fn put_request(&self, client: &Client, key: String, body: Bytes) -> PutObjectFluentBuilder {
-        let checksum = STANDARD.encode(crc32c::crc32c(&body).to_be_bytes());
+        let checksum = STANDARD.encode(crc32fast::hash(&body).to_be_bytes());
         let class = self.settings.storage_class.as_deref();
         let mut request = client
             .put_object()
             .bucket(&self.settings.bucket)
             .key(key)
-            .checksum_crc32_c(checksum)
+            .checksum_crc32(checksum)
             .set_storage_class(class.map(StorageClass::from))
             .body(ByteStream::from(body));
         match &self.settings.sse {
@@ -166,7 +166,7 @@ impl S3Store {
 
     async fn send_put(&self, request: PutObjectFluentBuilder, bytes: u64) -> Result<(), Failure> {
         let sent = async {
-            let checksum = request.get_checksum_crc32_c().clone();
+            let checksum = request.get_checksum_crc32().clone();
             // Over TLS the checksum protects the body; a hash of it in the signature would only cost time.
             let sent = if self.connection.is_secure() {
                 request.customize().disable_payload_signing().send().await
@@ -180,7 +180,7 @@ impl S3Store {
                     "the answer is not a store's: it names no object",
                 ));
             }
-            let stored = output.checksum_crc32_c();
+            let stored = output.checksum_crc32();
             if stored.is_some_and(|stored| Some(stored) != checksum.as_deref()) {
                 return Err(Failure::without_answer(
                     "what was stored has another checksum",

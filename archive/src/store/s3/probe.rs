@@ -39,7 +39,7 @@ impl S3Store {
         let client = self.connection.client().await;
         let request = self
             .put_request(&client, self.below(WRONG), body)
-            .checksum_crc32_c("AAAAAA==");
+            .checksum_crc32("AAAAAA==");
         match self.send_put(request, 0).await {
             Ok(()) => Ok(Probed::new(
                 Verdict::Doubtful,
