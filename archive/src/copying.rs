@@ -30,6 +30,8 @@ pub struct Copying {
     from: SharedStore,
     copy: SharedStore,
     heads: bool,
+    /// Segments behind a hole near the end as well.
+    past_holes: bool,
     /// By prefix, the last key up to which the copy has everything.
     same: BTreeMap<String, String>,
     /// Base backups that the copy has whole.
@@ -55,8 +57,18 @@ impl Copying {
             from,
             copy,
             heads: true,
+            past_holes: false,
             same: BTreeMap::new(),
             whole: BTreeSet::new(),
+        }
+    }
+
+    /// With segments behind a hole that a crash left near the end: they count as durable as soon as the hole is filled.
+    #[must_use]
+    pub(crate) fn past_holes(self) -> Self {
+        Self {
+            past_holes: true,
+            ..self
         }
     }
 
@@ -110,8 +122,12 @@ impl Copying {
         let start = start.unwrap_or_else(|| prefix.to_owned());
         let mut listed = list(&self.from, prefix, &start).await?;
         listed.retain(|object| layout::segment_seq(&object.key).is_some());
-        without_holes_near_the_end(&mut listed);
-        let last = listed.last().map(|object| object.key.clone());
+        let contiguous = contiguous_near_the_end(&listed);
+        let last = listed[..contiguous].last();
+        let last = last.map(|object| object.key.clone());
+        if !self.past_holes {
+            listed.truncate(contiguous);
+        }
         self.missing(prefix, &start, listed, copied, progress)
             .await?;
         if let Some(last) = last {
@@ -272,21 +288,18 @@ async fn list(store: &SharedStore, prefix: &str, start: &str) -> Result<Vec<List
 }
 
 /// Cuts a listing off before a number that is missing near its end: its put may be under way.
-fn without_holes_near_the_end(listed: &mut Vec<Listed>) {
+fn contiguous_near_the_end(listed: &[Listed]) -> usize {
     let seqs: Vec<u64> = listed
         .iter()
         .filter_map(|object| layout::segment_seq(&object.key))
         .collect();
-    let Some(last) = seqs.last() else {
-        return;
-    };
-    let near = last.saturating_sub(IN_FLIGHT_MAX);
+    let near = seqs
+        .last()
+        .map_or(0, |last| last.saturating_sub(IN_FLIGHT_MAX));
     let hole = seqs
         .windows(2)
         .position(|pair| pair[1] > near && pair[1] != pair[0] + 1);
-    if let Some(hole) = hole {
-        listed.truncate(hole + 1);
-    }
+    hole.map_or(listed.len(), |hole| hole + 1)
 }
 
 /// What is replaced from time to time.

@@ -313,7 +313,7 @@ impl Mongo {
                 "--port",
                 &port.to_string(),
             ])
-            .args(["--wiredTigerCacheSizeGB", "0.25", "--nounixsocket"])
+            .args(["--wiredTigerCacheSizeGB", "1", "--nounixsocket"])
             .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
             .arg("--dbpath")
             .arg(data)

@@ -128,6 +128,22 @@ fn while_a_copy_is_away_nothing_is_acknowledged_with_all() {
 }
 
 #[test]
+fn what_lies_behind_a_hole_is_in_every_place_before_it_is_acknowledged() {
+    let source = KnownSource::new(START, 6_500);
+    let media = [MemoryStore::new(), MemoryStore::new()];
+    let stores = faultless(&media);
+    let (hole, behind) = (segment(2), segment(3));
+    let refused = move |call: &Call| call.is_put() && call.key == hole;
+    stores[0].inject(u64::MAX, Fault::FailBefore(Failure::Unavailable), refused);
+    let dies = behind.clone();
+    stores[1].inject(1, Fault::CrashBefore, move |call| call.key == dies);
+    assert!(live_in_two(&stores, &source, Pace::SMALL).is_none());
+    let has = |medium: &MemoryStore| medium.keys().contains(&behind);
+    assert!(has(&media[0]) && !has(&media[1]));
+    live_to_the_end(&media, &source, "after a hole");
+}
+
+#[test]
 fn a_new_copy_has_everything_before_more_is_acknowledged() {
     let source = KnownSource::new(START, 40_000);
     let media = [MemoryStore::new(), MemoryStore::new()];

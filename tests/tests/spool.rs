@@ -220,6 +220,39 @@ fn what_the_source_has_lost_meanwhile_comes_from_the_spool() {
 }
 
 #[test]
+fn what_the_store_took_out_of_order_does_not_hide_what_is_spooled_behind_it() {
+    const TAKEN: [u64; 4] = [0, 1, 3, 4];
+    let (media, source) = (Media::new(), KnownSource::new(START, LENGTH));
+    let store = FaultStore::new(media.archive.clone());
+    let refused = |call: &Call| {
+        call.puts_segment()
+            && pitr_archive::layout::segment_seq(&call.key).is_some_and(|seq| !TAKEN.contains(&seq))
+    };
+    store.inject(u64::MAX, Fault::FailBefore(Failure::Unavailable), refused);
+    let spool = FaultStore::new(media.spool.clone());
+    let all = || media.spooled().len() == SEGMENTS - TAKEN.len();
+    let ended = live_until(&store, &spool, &source, all);
+    assert!(ended.is_none(), "{ended:?}");
+    source.lose_before(source.end() - 10);
+    ends_well(&media, &source, "numbers out of order");
+    assert_eq!(media.aside(), 0);
+}
+
+#[test]
+fn what_a_damaged_data_key_sealed_is_not_put() {
+    let (media, source) = (Media::new(), KnownSource::new(START, LENGTH));
+    outage(&media, &source);
+    let keys = media.spool.keys();
+    let key = keys.iter().find(|key| key.starts_with("keys/")).unwrap();
+    let mut bytes = media.spool.object(key).unwrap().to_vec();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    media.spool.damage(key, bytes);
+    ends_well(&media, &source, "a data key damaged");
+    assert_eq!(media.aside(), 1 + SEGMENTS);
+}
+
+#[test]
 fn what_a_fenced_daemon_spooled_is_never_put() {
     let (media, source) = (Media::new(), KnownSource::new(START, LENGTH));
     outage(&media, &source);

@@ -32,7 +32,7 @@ impl AllStores {
     pub fn new(primary: SharedStore, copies: Vec<SharedStore>) -> Self {
         let catching_up = copies
             .iter()
-            .map(|copy| Copying::new(Arc::clone(&primary), Arc::clone(copy)));
+            .map(|copy| Copying::new(Arc::clone(&primary), Arc::clone(copy)).past_holes());
         Self {
             catching_up: Mutex::new(catching_up.collect()),
             primary,

@@ -102,11 +102,13 @@ pub async fn resume(
     stream: &StreamName,
     accept_lost_tail: bool,
 ) -> Result<Resume, ArchiveError> {
-    let found = read_back(writer, stream, accept_lost_tail).await?;
-    if writer.drain(stream, &found).await? {
-        return read_back(writer, stream, accept_lost_tail).await;
+    loop {
+        let found = read_back(writer, stream, accept_lost_tail).await?;
+        // What was put may have closed a hole before what the store had already, and more goes on behind that.
+        if !writer.drain(stream, &found).await? {
+            return Ok(found);
+        }
     }
-    Ok(found)
 }
 
 async fn read_back(

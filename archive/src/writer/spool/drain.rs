@@ -1,7 +1,10 @@
 //! What a spool holds at a start, brought into the store before its end is believed: data keys first, then the segments that go on
 //! where the store ends. Anything else is torn, or a fork: it is set aside, and its positions come again from the source.
+//!
+//! The store may have numbers behind a hole that the spool fills: so the store is read back, and this is done again, until there is
+//! nothing more to put. Only then is what is left set aside.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, StreamExt};
@@ -24,26 +27,45 @@ struct Link {
     seq: u64,
     position: u64,
     hash: [u8; 32],
+    /// What comes next has to begin a run.
+    new_run: bool,
 }
 
 impl Link {
-    /// The end of the store as it was found, before any hole.
+    /// What the segment `first` has to go on from: the store's end before any hole, or, for a run that was begun behind a hole
+    /// which stays, its highest number.
+    fn to(first: Option<u64>, found: &Resume) -> Self {
+        let behind = Self::behind(found);
+        if found.slots.is_empty() || first != Some(found.next_seq) || first == Some(behind.seq) {
+            return behind;
+        }
+        Self {
+            seq: found.next_seq,
+            position: found.holes_end().unwrap_or(behind.position),
+            hash: found.tail,
+            new_run: true,
+        }
+    }
+
     fn behind(found: &Resume) -> Self {
         match (&found.last_contiguous, found.run) {
             (Some(last), _) => Self {
                 seq: last.header.seq + 1,
                 position: last.header.end,
                 hash: last.hash,
+                new_run: false,
             },
             (None, Some(run)) => Self {
                 seq: run.seq,
                 position: run.position,
                 hash: run.previous,
+                new_run: false,
             },
             (None, None) => Self {
                 seq: 0,
                 position: 0,
                 hash: [0; 32],
+                new_run: false,
             },
         }
     }
@@ -53,12 +75,12 @@ impl Link {
         let begins_run = header.run_seq == header.seq && header.start >= self.position;
         header.seq == self.seq
             && header.previous == self.hash
-            && (header.start == self.position || begins_run)
+            && (begins_run || (header.start == self.position && !self.new_run))
     }
 }
 
 impl Writer {
-    /// Brings what the spool holds of `stream` into the store, whose end is `found`. Whether anything was put.
+    /// Brings what the spool holds of `stream` into the store, whose end is `found`. True if the store's end has to be found again.
     pub(in crate::writer) async fn drain(
         &self,
         stream: &StreamName,
@@ -72,12 +94,21 @@ impl Writer {
         if keys.is_empty() {
             return Ok(false);
         }
-        let link = Link::behind(found);
-        let put = match self.drain_stored(spool, &mut keys, link.seq).await {
-            Ok(()) => self.drain_rest(spool, stream, keys, link).await,
+        let stored = self.drain_stored(spool, &mut keys, Link::behind(found).seq);
+        let put = match stored.await {
+            Ok(()) => {
+                let first = keys.front().and_then(|key| layout::segment_seq(key));
+                let link = Link::to(first, found);
+                self.drain_rest(spool, stream, keys, link).await
+            }
             Err(error) => Err(error),
         };
-        let put = match put {
+        match put {
+            Ok(0) => {}
+            Ok(put) => {
+                tracing::info!(%stream, segments = put, "the archive has what an earlier start left in the spool");
+                return Ok(true);
+            }
             // Nothing of ours lies behind it: whoever owns the number owns what follows.
             Err(ArchiveError::Fenced { key, writer }) => {
                 tracing::error!(
@@ -85,15 +116,13 @@ impl Writer {
                     writer,
                     "another daemon has taken over since the spool was filled"
                 );
-                0
+                self.set_rest_aside(spool, stream).await?;
+                return Ok(true);
             }
-            put => put?,
-        };
-        if put > 0 {
-            tracing::info!(%stream, segments = put, "the archive has what an earlier start left in the spool");
+            Err(error) => return Err(error),
         }
         self.set_rest_aside(spool, stream).await?;
-        Ok(put > 0)
+        Ok(false)
     }
 
     /// Data keys come before what is sealed with them.
@@ -141,13 +170,16 @@ impl Writer {
         mut link: Link,
     ) -> Result<usize, ArchiveError> {
         let mut puts = FuturesOrdered::new();
-        let mut put = 0;
+        let (mut put, mut opened_by) = (0, HashSet::new());
         loop {
             let at_once = if put == 0 { 1 } else { AT_ONCE };
             while puts.len() < at_once
                 && let Some(key) = keys.pop_front()
             {
-                match self.linked(spool, stream, &key, link).await? {
+                match self
+                    .linked(spool, stream, &key, link, &mut opened_by)
+                    .await?
+                {
                     Some((bytes, next)) => {
                         link = next;
                         puts.push_back(self.put_spooled(key, bytes));
@@ -168,14 +200,20 @@ impl Writer {
         Ok(key)
     }
 
-    /// The bytes of a spooled segment, and what goes on from it; `None` if it is torn or does not go on from `link`.
+    /// The bytes of a spooled segment, and what goes on from it; `None` if it is torn, does not go on from `link`, or nothing would
+    /// open it. Data keys in `opened_by` are known to be stored.
     async fn linked(
         &self,
         spool: &Spool,
         stream: &StreamName,
         key: &str,
         link: Link,
+        opened_by: &mut HashSet<Id>,
     ) -> Result<Option<(Bytes, Link)>, ArchiveError> {
+        if layout::segment_seq(key) > Some(link.seq) {
+            // The store may have what lies between.
+            return Ok(None);
+        }
         let archive = self.archive();
         let expected = archive.expected(Kind::Segment, Some(stream), Id::default(), link.seq);
         let bytes = spool.medium.get(key, Piece::Whole).await?.bytes;
@@ -198,10 +236,23 @@ impl Writer {
             );
             return Ok(None);
         }
+        if !opened_by.contains(&header.key_id) {
+            let data_key = layout::data_key(header.key_id);
+            if found(archive.store().get(&data_key, Piece::Whole).await)?.is_none() {
+                tracing::error!(
+                    key,
+                    data_key,
+                    "the data key of a segment in the spool is lost: nobody could open it"
+                );
+                return Ok(None);
+            }
+            opened_by.insert(header.key_id);
+        }
         let link = Link {
             seq: header.seq + 1,
             position: header.end,
             hash,
+            new_run: false,
         };
         Ok(Some((bytes, link)))
     }

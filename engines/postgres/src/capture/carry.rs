@@ -61,6 +61,7 @@ impl Capture {
             let place = self.place(&mut client, identity).await?;
             return self.stream(client, place).await;
         }
+        self.not_rolled_back(identity, timeline, end)?;
         match self.ensure_slot(&mut client, Some(end)).await {
             // A server streams from an invalidated slot as well, as long as it happens to have the WAL.
             Ok(None) if !written.is_cut_off() => {

@@ -55,6 +55,20 @@ pub enum CaptureError {
         /// Which one.
         timeline: TimelineId,
     },
+    /// A primary that was set back to an earlier state without a new timeline.
+    #[error(
+        "the server's WAL ends at {server}, the archive has it up to {archived} on the same timeline {timeline}: the server was set \
+         back to an earlier state, and what it writes now is another history. Give it a timeline of its own (recovery.signal, start, \
+         promote), or archive it elsewhere; the archive as it is can be restored from"
+    )]
+    RolledBack {
+        /// The timeline.
+        timeline: TimelineId,
+        /// The server's flushed end.
+        server: Lsn,
+        /// The archive's, or the spool's.
+        archived: Lsn,
+    },
     /// The server lacks WAL that its slot should keep.
     #[error("the server does not have the WAL from its own slot on; trying again")]
     GapAgain,
@@ -74,7 +88,7 @@ impl CaptureError {
             | Self::GapAgain
             | Self::LocalWal(_) => false,
             Self::Archive(error) => error.is_permanent(),
-            Self::Source(_) | Self::OtherBranch { .. } => true,
+            Self::Source(_) | Self::OtherBranch { .. } | Self::RolledBack { .. } => true,
             Self::Connect(error) => error.is_permanent() && !streamed_once,
             Self::Replication(error) => error.is_permanent() && !streamed_once,
             Self::Version(_) | Self::Standby | Self::SlotMissing { .. } | Self::History(_) => {

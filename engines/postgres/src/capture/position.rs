@@ -39,6 +39,7 @@ impl Capture {
             let Some(durable) = found.durable().map(Lsn) else {
                 continue;
             };
+            self.not_rolled_back(identity, timeline, durable)?;
             self.ensure_slot(client, Some(durable)).await?;
             let switch = history
                 .as_ref()
@@ -59,6 +60,24 @@ impl Capture {
         let restart = self.ensure_slot(client, None).await?;
         let from = restart.unwrap_or(identity.flush_lsn);
         self.begin(server, from).await
+    }
+
+    /// A primary never comes back from a crash with less than it had flushed, and we get nothing else.
+    pub(super) fn not_rolled_back(
+        &self,
+        identity: &SystemIdentity,
+        timeline: TimelineId,
+        archived: Lsn,
+    ) -> Result<(), CaptureError> {
+        let server = identity.flush_lsn;
+        if self.is_standby || timeline != identity.timeline || archived <= server {
+            return Ok(());
+        }
+        Err(CaptureError::RolledBack {
+            timeline,
+            server,
+            archived,
+        })
     }
 
     /// After a switch at `switch`: the next timeline, from where the archive has it or else from the WAL segment of the switch.
