@@ -126,6 +126,8 @@ async fn start(
             let settings = mongodb::CaptureSettings {
                 connection: open::mongodb(source).await?,
                 kind: source.capture.into(),
+                transaction_bytes_max: usize::try_from(source.transaction_bytes_max)
+                    .unwrap_or(usize::MAX),
                 accept_break,
                 log: log_settings(config),
             };

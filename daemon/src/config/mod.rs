@@ -21,6 +21,8 @@ pub use spool::SpoolConfig;
 pub use units::{parse_bytes, parse_duration, parse_rate, show_bytes, show_duration};
 pub use url::{ArchiveUrl, UrlError};
 
+/// No event is larger than the least of it, and no object holds more than 1 GB.
+const TRANSACTION_BYTES: (u64, u64) = (64 << 20, 900 << 20);
 const SEGMENT_BYTES: (u64, u64) = (64 << 10, 64 << 20);
 const LINGER: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(600));
 const BACKUP_EVERY_MIN: Duration = Duration::from_secs(60);
@@ -128,6 +130,8 @@ pub struct MongodbSource {
     pub password_file: Option<PathBuf>,
     /// How the log is read.
     pub capture: MongodbCapture,
+    /// Events of one transaction that a change stream's capture holds in memory at most; of more a gap is recorded.
+    pub transaction_bytes_max: u64,
 }
 
 /// How MongoDB's log is read.
@@ -153,6 +157,7 @@ impl fmt::Debug for MongodbSource {
         f.debug_struct("MongodbSource")
             .field("password_file", &self.password_file)
             .field("capture", &self.capture)
+            .field("transaction_bytes_max", &self.transaction_bytes_max)
             .finish_non_exhaustive()
     }
 }
@@ -357,6 +362,10 @@ fn mongodb(section: &Section<'_>, path: &Path) -> Result<MongodbSource, ConfigEr
         "change-stream" => Some(MongodbCapture::ChangeStream),
         _ => None,
     })?;
+    let size = "a byte size from \"64 MiB\" to \"900 MiB\"";
+    let transaction_bytes_max = section.get("transaction_bytes_max", size, |value| {
+        bytes(value).filter(|size| (TRANSACTION_BYTES.0..=TRANSACTION_BYTES.1).contains(size))
+    })?;
     Ok(MongodbSource {
         uri: section.require("uri", uri, |value| {
             text(value)
@@ -364,6 +373,7 @@ fn mongodb(section: &Section<'_>, path: &Path) -> Result<MongodbSource, ConfigEr
         })?,
         password_file: section.get("password_file", FILE, |value| file(value, path))?,
         capture: capture.unwrap_or(MongodbCapture::Oplog),
+        transaction_bytes_max: transaction_bytes_max.unwrap_or(TRANSACTION_BYTES.1),
     })
 }
 

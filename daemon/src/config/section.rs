@@ -65,7 +65,10 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "wal_directory",
         ],
     ),
-    ("source.mongodb", &["uri", "password_file", "capture"]),
+    (
+        "source.mongodb",
+        &["uri", "password_file", "capture", "transaction_bytes_max"],
+    ),
     (
         "segment",
         &["bytes_max", "linger", "compression", "puts_in_flight"],

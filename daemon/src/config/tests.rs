@@ -346,6 +346,10 @@ fn a_mongodb_source_is_one_of_two() {
         said.contains("mongodb in [source] stands beside postgres"),
         "{said}"
     );
+    let size = |size: &str| format!("{text}transaction_bytes_max = \"{size}\"\n");
+    assert!(
+        refusal(&size("63 MiB")).contains("64 MiB") && refusal(&size("1 GB")).contains("900 MiB")
+    );
     let said = refusal(&text.replace("mongodb://", "http://"));
     assert!(
         said.contains("uri in [source.mongodb] must be a URI"),

@@ -1,10 +1,11 @@
 //! What is told of an archived change stream, and events that the server cannot send.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Document, doc};
 use mongodb::options::WriteConcern;
-use pitr_integration::{Daemon, Mongo, Site, wait_until};
+use pitr_integration::{Daemon, Mongo, Settings, Site, wait_until};
 use pitr_mongodb::LogKind;
 
 use crate::both::{archived_over_a_restart, assert_a_gap_is_never_bridged};
@@ -85,10 +86,60 @@ fn an_event_that_is_too_large_with_what_came_before_is_archived_without() {
     assert_shown(&daemon, &set, runs[0], Asked::Plain, "an event of 18 MiB");
 }
 
+/// A server that takes large transactions and long keys.
+fn with_a_large_cache(site: &Arc<Site>) -> Mongo {
+    Mongo::start_new(site, "rs0", 1, &["--wiredTigerCacheSizeGB", "2"])
+}
+
+/// One transaction of so many MiB.
+fn transaction_of(set: &Mongo, mib: i32) {
+    let orders = set.collection("shop.orders");
+    set.block_on(async {
+        let mut session = set.client().start_session().await?;
+        session.start_transaction().await?;
+        for _ in 0..mib {
+            let row = doc! { "text": "x".repeat(1 << 20) };
+            orders.insert_one(row).session(&mut session).await?;
+        }
+        session.commit_transaction().await
+    })
+    .expect("a transaction");
+}
+
+#[test]
+fn a_transaction_of_more_than_is_held_in_memory_is_a_gap() {
+    let site = Site::new("etxn");
+    let set = with_a_large_cache(&site);
+    let mut settings = Settings::events(&set, "pitrd");
+    settings.source += "\ntransaction_bytes_max = \"64 MiB\"";
+    let mut daemon = Daemon::prepare(&site, settings);
+    daemon.start();
+    daemon.wait_following(1);
+    set.run("shop", doc! { "create": "orders" });
+    transaction_of(&set, 40);
+    daemon.wait_covered(&set);
+    assert_eq!(daemon.archive().oplog_runs(daemon.identity()).len(), 1);
+    let good = set.mark();
+    transaction_of(&set, 70);
+    let mut runs = Vec::new();
+    wait_until("the gap to be recorded", Duration::from_secs(180), || {
+        runs = daemon.archive().oplog_runs(daemon.identity());
+        assert!(daemon.runs(), "{}", daemon.log());
+        runs.len() == 2
+    });
+    assert!(good <= runs[0].1, "{good} came before it: {runs:?}");
+    assert_shown(&daemon, &set, (runs[0].0, good), Asked::Plain, "before it");
+    let said = "a transaction's events are more than 67108864 bytes";
+    assert!(daemon.log().contains(said), "{}", daemon.log());
+    daemon.wait_covered(&set);
+    let runs = daemon.archive().oplog_runs(daemon.identity());
+    assert_eq!(runs.len(), 2, "one break is recorded");
+}
+
 #[test]
 fn what_no_server_can_send_is_a_gap_behind_all_that_came_before_it() {
     let site = Site::new("ehuge");
-    let set = Mongo::single(&site, "rs0");
+    let set = with_a_large_cache(&site);
     let mut daemon = follow(LogKind::Events, &set);
     let first = set.mark();
     daemon.wait_covered(&set);
@@ -103,8 +154,8 @@ fn what_no_server_can_send_is_a_gap_behind_all_that_came_before_it() {
     .expect("insert");
     let good = set.mark();
     set.mark();
-    // It stands in the event three times: as the document, as its key, and, twice as long, in the resume token. A server with a small
-    // cache refuses so long a key now and then.
+    // It stands in the event three times: as the document, as its key, and, twice as long, in the resume token. A server refuses so
+    // long a key while its cache is full.
     let huge = doc! { "_id": "x".repeat(9 << 19) };
     wait_until("the huge row to be there", Duration::from_secs(120), || {
         let inserted = set.block_on(async {

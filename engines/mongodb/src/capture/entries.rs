@@ -11,6 +11,9 @@ use crate::{ClusterTime, EngineError};
 /// costs an object every ten minutes instead of one every ten seconds.
 const IDLE_NOOPS_MAX: usize = 60;
 
+/// Larger than any entry that a server writes: 16 MiB and a little.
+const ENTRY_BYTES_MAX: usize = 64 << 20;
+
 /// Collects entries.
 pub(super) struct Entries {
     pieces: Pieces,
@@ -24,7 +27,7 @@ impl Entries {
     /// they are.
     pub(super) fn new(start: ClusterTime, last: Option<Last>) -> Self {
         Self {
-            pieces: Pieces::new(start, last),
+            pieces: Pieces::new(start, last, ENTRY_BYTES_MAX),
             last: last.map_or(start.previous(), |last| last.ts),
             idle: false,
         }

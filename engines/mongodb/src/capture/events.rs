@@ -25,6 +25,9 @@ use crate::{ClusterTime, EngineError};
 
 /// A member that lags is waited for so long before another attempt.
 const OPEN_MAX: Duration = Duration::from_secs(60);
+/// Whoever looks at a place of the stream does not wait long, and does not want all that comes behind it.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOK_EVENTS: u32 = 100;
 /// The first releases whose streams show all that is asked for, and whose streams cut large events into fragments.
 const COMPLETE_SINCE: (u32, u32, u32) = (6, 0, 0);
 const FRAGMENTS_SINCE: (u32, u32, u32) = (6, 0, 9);
@@ -103,10 +106,24 @@ impl<'a> ChangeStream<'a> {
         from: ClusterTime,
         wait: Duration,
     ) -> Result<RawBatchCursor, EngineError> {
+        self.opened(from, wait, None).await
+    }
+
+    /// The same, with so many events in a batch at most.
+    async fn opened(
+        &self,
+        from: ClusterTime,
+        wait: Duration,
+        batch_events: Option<u32>,
+    ) -> Result<RawBatchCursor, EngineError> {
         let reached = Timestamp::from(from.previous());
-        let cursor = match self.asking {
-            Asking::PreImages | Asking::Plain => doc! {},
-            Asking::Single => doc! { "batchSize": 1 },
+        let batch_events = match self.asking {
+            Asking::PreImages | Asking::Plain => batch_events,
+            Asking::Single => Some(1),
+        };
+        let cursor = match batch_events {
+            Some(events) => doc! { "batchSize": i64::from(events) },
+            None => doc! {},
         };
         let command = doc! {
             "aggregate": 1, "pipeline": self.pipeline(from), "cursor": cursor,
@@ -118,8 +135,8 @@ impl<'a> ChangeStream<'a> {
         let run = admin.run_cursor_command(command);
         let run = run.selection_criteria(member);
         let mut run = run.cursor_type(CursorType::TailableAwait).max_time(wait);
-        if self.asking == Asking::Single {
-            run = run.batch_size(1);
+        if let Some(events) = batch_events {
+            run = run.batch_size(events);
         }
         match timeout(OPEN_MAX, run.batch()).await {
             Ok(opened) => opened.map_err(failed),
@@ -174,7 +191,7 @@ impl<'a> ChangeStream<'a> {
         mut each: impl FnMut(RawDocumentBuf) -> Result<bool, EngineError>,
     ) -> Result<(), EngineError> {
         let mut deadline = Instant::now() + OPEN_MAX;
-        let mut batches = self.open(from, Duration::from_millis(100)).await?;
+        let mut batches = self.opened(from, LOOK, Some(LOOK_EVENTS)).await?;
         let mut fragments = super::fragments::Fragments::default();
         while Instant::now() < deadline {
             let Some(batch) = batches.try_next().await.map_err(failed)? else {

@@ -49,10 +49,16 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// Positions begin at `start`.
-    pub(super) fn new(start: ClusterTime, last: Option<Last>, notes: Notes, now: Instant) -> Self {
+    /// Positions begin at `start`; no record is longer than `record_bytes_max`.
+    pub(super) fn new(
+        start: ClusterTime,
+        last: Option<Last>,
+        record_bytes_max: usize,
+        notes: Notes,
+        now: Instant,
+    ) -> Self {
         Self {
-            pieces: Pieces::new(start, last),
+            pieces: Pieces::new(start, last, record_bytes_max),
             open: None,
             fragments: Fragments::default(),
             received: start.previous(),
@@ -184,12 +190,21 @@ mod tests {
     use crate::event::tests::event;
     use crate::{LogKind, split_documents};
 
+    /// A few events.
+    const BYTES_MAX: usize = 2000;
+
     fn groups() -> Groups {
         noting(Notes::Idle)
     }
 
     fn noting(notes: Notes) -> Groups {
-        Groups::new(ClusterTime::new(5, 1), None, notes, Instant::now())
+        Groups::new(
+            ClusterTime::new(5, 1),
+            None,
+            BYTES_MAX,
+            notes,
+            Instant::now(),
+        )
     }
 
     fn insert(seconds: u32, increment: u32, id: i32) -> RawDocumentBuf {
@@ -251,6 +266,24 @@ mod tests {
         groups.batch_ended(&reply(5, 1), true);
         assert!(groups.flush().is_some());
         assert_eq!(groups.received(), ClusterTime::new(5, 1));
+    }
+
+    #[test]
+    fn a_transaction_of_more_than_is_held_is_refused_and_what_came_before_it_is_not_lost() {
+        let mut groups = groups();
+        groups.take(&insert(5, 1, 1)).unwrap();
+        let one = insert(5, 4, 2);
+        let fit = BYTES_MAX / one.as_bytes().len();
+        for _ in 0..fit {
+            groups.take(&one).unwrap();
+        }
+        let error = groups.take(&one).unwrap_err();
+        assert!(matches!(error, EngineError::TooLarge(BYTES_MAX)), "{error}");
+        assert_eq!(
+            positions(&groups.flush().unwrap()),
+            [ClusterTime::new(5, 2)]
+        );
+        assert!(groups.flush().is_none());
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub struct CaptureSettings {
     pub connection: Connection,
     /// Which of the source's logs is read.
     pub kind: LogKind,
+    /// Events of one transaction that are held in memory at most; of more a break is recorded.
+    pub transaction_bytes_max: usize,
     /// Go on although the store lost segments that it had: a break is recorded.
     pub accept_break: bool,
     /// How the log is cut.

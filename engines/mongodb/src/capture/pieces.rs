@@ -8,9 +8,6 @@ use crate::{ClusterTime, EngineError};
 
 /// A piece is handed over at this size; one record may be larger.
 const PIECE_BYTES: usize = 256 << 10;
-/// An object of the archive holds no more, compressed or not.
-const RECORD_BYTES_MAX: usize = 1_000_000_000;
-
 /// Records that follow each other, ready for the writer.
 pub(super) struct Ready {
     pub(super) start: ClusterTime,
@@ -34,19 +31,22 @@ pub(super) struct Pieces {
     ends: Vec<RecordEnd>,
     /// Of whole records.
     whole_bytes: usize,
+    /// Of a record at most.
+    record_bytes_max: usize,
     wall: Option<i64>,
     last: Option<Last>,
 }
 
 impl Pieces {
-    /// Positions begin at `start`; the records follow `last`.
-    pub(super) fn new(start: ClusterTime, last: Option<Last>) -> Self {
+    /// Positions begin at `start`; the records follow `last`, none longer than `record_bytes_max`.
+    pub(super) fn new(start: ClusterTime, last: Option<Last>, record_bytes_max: usize) -> Self {
         Self {
             start,
             end: start,
             bytes: BytesMut::new(),
             ends: Vec::new(),
             whole_bytes: 0,
+            record_bytes_max,
             wall: None,
             last,
         }
@@ -54,8 +54,8 @@ impl Pieces {
 
     /// Adds bytes to the record in the making.
     pub(super) fn add(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
-        if self.bytes.len() - self.whole_bytes + bytes.len() > RECORD_BYTES_MAX {
-            return Err(EngineError::TooLarge(RECORD_BYTES_MAX));
+        if self.bytes.len() - self.whole_bytes + bytes.len() > self.record_bytes_max {
+            return Err(EngineError::TooLarge(self.record_bytes_max));
         }
         self.bytes.extend_from_slice(bytes);
         Ok(())
@@ -93,6 +93,10 @@ impl Pieces {
         }
         let start = std::mem::replace(&mut self.start, self.end);
         let bytes = self.bytes.split_to(self.whole_bytes).freeze();
+        if self.whole_bytes > 2 * PIECE_BYTES {
+            // A large record's memory goes with it: what comes next does not share it.
+            self.bytes = BytesMut::from(&self.bytes[..]);
+        }
         self.whole_bytes = 0;
         Some(Ready {
             start,

@@ -71,7 +71,8 @@ impl Capture {
                 } else {
                     Notes::Begin
                 };
-                Intake::Events(Groups::new(from, last, notes, Instant::now()))
+                let bytes_max = self.settings.transaction_bytes_max;
+                Intake::Events(Groups::new(from, last, bytes_max, notes, Instant::now()))
             }
         };
         let at_start = self.version_at(client, server, from);
