@@ -313,7 +313,7 @@ impl Mongo {
                 "--port",
                 &port.to_string(),
             ])
-            .args(["--wiredTigerCacheSizeGB", "1", "--nounixsocket"])
+            .args(["--wiredTigerCacheSizeGB", "2", "--nounixsocket"])
             .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
             .arg("--dbpath")
             .arg(data)

@@ -1,6 +1,5 @@
 //! What is told of an archived change stream, and events that the server cannot send.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Document, doc};
@@ -86,11 +85,6 @@ fn an_event_that_is_too_large_with_what_came_before_is_archived_without() {
     assert_shown(&daemon, &set, runs[0], Asked::Plain, "an event of 18 MiB");
 }
 
-/// A server that takes large transactions and long keys.
-fn with_a_large_cache(site: &Arc<Site>) -> Mongo {
-    Mongo::start_new(site, "rs0", 1, &["--wiredTigerCacheSizeGB", "2"])
-}
-
 /// One transaction of so many MiB.
 fn transaction_of(set: &Mongo, mib: i32) {
     let orders = set.collection("shop.orders");
@@ -109,7 +103,7 @@ fn transaction_of(set: &Mongo, mib: i32) {
 #[test]
 fn a_transaction_of_more_than_is_held_in_memory_is_a_gap() {
     let site = Site::new("etxn");
-    let set = with_a_large_cache(&site);
+    let set = Mongo::single(&site, "rs0");
     let mut settings = Settings::events(&set, "pitrd");
     settings.source += "\ntransaction_bytes_max = \"64 MiB\"";
     let mut daemon = Daemon::prepare(&site, settings);
@@ -139,7 +133,7 @@ fn a_transaction_of_more_than_is_held_in_memory_is_a_gap() {
 #[test]
 fn what_no_server_can_send_is_a_gap_behind_all_that_came_before_it() {
     let site = Site::new("ehuge");
-    let set = with_a_large_cache(&site);
+    let set = Mongo::single(&site, "rs0");
     let mut daemon = follow(LogKind::Events, &set);
     let first = set.mark();
     daemon.wait_covered(&set);
