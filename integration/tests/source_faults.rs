@@ -84,6 +84,22 @@ fn a_server_that_was_set_back_is_refused_before_it_is_told_anything() {
     let restored = daemon.tool().restored(V17, &["latest"], "restored");
     last.content
         .assert_restored_in(&restored, "the archive as it was");
+    drop(restored);
+
+    // What the message says to do.
+    server.stop(Stop::Fast);
+    std::fs::write(data.join("standby.signal"), "").expect("write");
+    server.start();
+    server.promote();
+    daemon.start();
+    daemon.wait_streaming(&server);
+    server.pgbench(2, 100);
+    let after = Mark::take(&server);
+    daemon.wait_archived(&server);
+    let restored = daemon.tool().restored(V17, &["latest"], "after");
+    after
+        .content
+        .assert_restored_in(&restored, "on a timeline of its own");
 }
 
 #[test]

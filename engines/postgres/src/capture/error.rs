@@ -58,7 +58,7 @@ pub enum CaptureError {
     /// A primary that was set back to an earlier state without a new timeline.
     #[error(
         "the server's WAL ends at {server}, the archive has it up to {archived} on the same timeline {timeline}: the server was set \
-         back to an earlier state, and what it writes now is another history. Give it a timeline of its own (recovery.signal, start, \
+         back to an earlier state, and what it writes now is another history. Give it a timeline of its own (standby.signal, start, \
          promote), or archive it elsewhere; the archive as it is can be restored from"
     )]
     RolledBack {

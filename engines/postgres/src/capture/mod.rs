@@ -193,6 +193,13 @@ impl Capture {
             return Err(CaptureError::Standby);
         }
         self.is_standby = client.in_recovery();
+        if self
+            .server
+            .is_some_and(|(timeline, _)| timeline != identity.timeline)
+        {
+            // Of a slot on the server before.
+            self.slot_from = Lsn(0);
+        }
         self.server = Some((identity.timeline, identity.flush_lsn));
         self.status
             .send_modify(|status| status.server_end = identity.flush_lsn);
