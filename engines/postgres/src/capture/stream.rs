@@ -126,6 +126,10 @@ impl Capture {
     fn files(&self, place: &Place) -> Option<LocalWal> {
         let (timeline, flushed) = self.server.filter(|_| !self.is_standby)?;
         let directory = self.settings.wal_directory.as_ref()?;
+        // Of several servers it may be another one's, a standby's with zeros where its WAL has not come yet.
+        if self.settings.connection.hosts.len() != 1 {
+            return None;
+        }
         let source = &self.source;
         let files = LocalWal::new(
             directory,
