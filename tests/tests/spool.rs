@@ -253,6 +253,21 @@ fn what_a_damaged_data_key_sealed_is_not_put() {
 }
 
 #[test]
+fn a_data_key_that_no_store_takes_ends_the_daemon_instead_of_holding_it_up() {
+    let (media, source) = (Media::new(), KnownSource::new(START, LENGTH));
+    let store = FaultStore::new(media.archive.clone());
+    let refused = |call: &Call| {
+        call.is_put() && call.key.starts_with("keys/") && call.key != "keys/writer.json"
+    };
+    store.inject(u64::MAX, Fault::FailBefore(Failure::Broken), refused);
+    let ended = live(&store, &FaultStore::new(media.spool.clone()), &source);
+    let error = ended.expect("no crash is scripted").unwrap_err();
+    assert!(error.to_string().contains("data key"), "{error}");
+    assert_eq!(source.acknowledged(), START);
+    ends_well(&media, &source, "the store takes data keys again");
+}
+
+#[test]
 fn what_a_fenced_daemon_spooled_is_never_put() {
     let (media, source) = (Media::new(), KnownSource::new(START, LENGTH));
     outage(&media, &source);

@@ -54,8 +54,15 @@ pub struct Writer {
     data_key: Mutex<Option<(DataKey, Instant)>>,
     troubles: Troubles,
     spool: OnceLock<Arc<Spool>>,
-    /// Data keys in use that the store does not have yet. What is sealed with them waits.
-    keys_under_way: watch::Sender<usize>,
+    keys_under_way: watch::Sender<KeysUnderWay>,
+}
+
+/// Data keys in use that the store does not have yet. What is sealed with them waits.
+#[derive(Debug, Default)]
+struct KeysUnderWay {
+    count: usize,
+    /// Why one of them will never be there.
+    failed: Option<String>,
 }
 
 impl Writer {
@@ -75,7 +82,7 @@ impl Writer {
             data_key: Mutex::default(),
             troubles,
             spool: OnceLock::new(),
-            keys_under_way: watch::Sender::new(0),
+            keys_under_way: watch::Sender::default(),
         }))
     }
 
@@ -158,16 +165,21 @@ impl Writer {
 
     /// Puts a data key that the spool keeps, for as long as it takes.
     fn put_key_later(self: &Arc<Self>, spool: Arc<Spool>, object: String, document: Bytes) {
-        self.keys_under_way.send_modify(|count| *count += 1);
+        self.keys_under_way.send_modify(|keys| keys.count += 1);
         let writer = Arc::clone(self);
         tokio::spawn(async move {
             match writer.put(&object, document).await {
                 Ok(()) => {
                     spool.remove(&object).await;
-                    writer.keys_under_way.send_modify(|count| *count -= 1);
+                    writer.keys_under_way.send_modify(|keys| keys.count -= 1);
                 }
-                // Nothing that is sealed with it is put: whoever waits does so until the next start.
-                Err(error) => tracing::error!(%error, "a data key cannot be put"),
+                // Nothing that is sealed with it may be put: whoever waits for it fails.
+                Err(error) => {
+                    let reason = format!("a data key cannot be put: {error}");
+                    writer
+                        .keys_under_way
+                        .send_modify(|keys| keys.failed = Some(reason));
+                }
             }
         });
     }

@@ -160,7 +160,7 @@ impl Writer {
     /// Puts `body` under `key`, for as long as it takes. Ends with an error only where trying again cannot help: somebody
     /// else's object is there, or the medium is broken.
     pub async fn put(&self, key: &str, body: Bytes) -> Result<(), ArchiveError> {
-        self.keys_are_durable(key).await;
+        self.keys_are_durable(key).await?;
         let mut carrying = Carrying::new(&self.troubles, key);
         loop {
             if let Some(done) = self.attempt(key, body.clone(), &mut carrying).await {
@@ -173,7 +173,7 @@ impl Writer {
     /// The same for a segment, which may go over into the spool meanwhile.
     pub(super) async fn put_outgoing(&self, outgoing: &Outgoing) -> Result<(), ArchiveError> {
         let key = &outgoing.key;
-        self.keys_are_durable(key).await;
+        self.keys_are_durable(key).await?;
         let mut carrying = Carrying::new(&self.troubles, key);
         loop {
             // Read again for each try: what waits takes no memory.
@@ -207,11 +207,20 @@ impl Writer {
     }
 
     /// What is sealed with a data key is put after it.
-    async fn keys_are_durable(&self, key: &str) {
-        if !key.starts_with(layout::KEYS) {
-            let mut under_way = self.keys_under_way.subscribe();
-            // The sender lives in self.
-            let _ = under_way.wait_for(|count| *count == 0).await;
+    async fn keys_are_durable(&self, key: &str) -> Result<(), ArchiveError> {
+        if key.starts_with(layout::KEYS) {
+            return Ok(());
+        }
+        let mut under_way = self.keys_under_way.subscribe();
+        let ended = under_way.wait_for(|keys| keys.count == 0 || keys.failed.is_some());
+        let keys = ended.await.expect("the sender lives in self");
+        match &keys.failed {
+            None => Ok(()),
+            Some(reason) => Err(StoreError::Broken {
+                key: key.into(),
+                reason: reason.clone(),
+            }
+            .into()),
         }
     }
 
