@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -15,8 +15,6 @@ use crate::{Lsn, TimelineId};
 
 /// Read at once.
 const PIECE_BYTES: u64 = 256 * 1024;
-/// Free buffers that are kept: as many as are on their way to the frames at most.
-const BUFFERS_KEPT: usize = 8;
 /// A shorter way is left to the stream.
 const SEGMENTS_MIN: u64 = 4;
 
@@ -37,32 +35,6 @@ pub(super) struct LocalWal {
     position: Lsn,
     end: Lsn,
     open: Option<(Lsn, Arc<File>)>,
-    buffers: Buffers,
-}
-
-/// Buffers that were read into and are free: fresh memory costs as much as reading does.
-type Buffers = Arc<Mutex<Vec<Vec<u8>>>>;
-
-/// A piece's buffer. It is free again when nobody holds the piece any longer.
-struct Lent {
-    bytes: Vec<u8>,
-    home: Buffers,
-}
-
-impl AsRef<[u8]> for Lent {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        if let Ok(mut free) = self.home.lock()
-            && free.len() < BUFFERS_KEPT
-        {
-            free.push(std::mem::take(&mut self.bytes));
-        }
-    }
 }
 
 impl LocalWal {
@@ -85,7 +57,6 @@ impl LocalWal {
             position: from,
             end,
             open: None,
-            buffers: Buffers::default(),
         })
     }
 
@@ -117,15 +88,14 @@ impl LocalWal {
         self.open = Some((segment, Arc::clone(&file)));
         let offset = start.bytes_since(segment);
         let wanted = PIECE_BYTES.min(self.segment_bytes - offset);
-        let home = Arc::clone(&self.buffers);
-        let piece = tokio::task::spawn_blocking(move || read(&file, offset, wanted, home));
+        let piece = tokio::task::spawn_blocking(move || read(&file, offset, wanted));
         let piece = piece
             .await
             .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
             .map_err(failed)?;
         self.check(start, &piece).map_err(failed)?;
         self.position = start.advance(wanted);
-        Ok(Some((start, piece)))
+        Ok(Some((start, piece.into())))
     }
 
     /// Every page says where it belongs, and the first of a file which cluster it is of: a recycled file is no WAL yet.
@@ -143,12 +113,10 @@ impl LocalWal {
 }
 
 /// By offset: an abandoned read may still be under way on the same file.
-fn read(file: &File, offset: u64, wanted: u64, home: Buffers) -> io::Result<Bytes> {
-    let free = home.lock().expect("no holder panics").pop();
-    let mut bytes = free.unwrap_or_default();
-    bytes.resize(wanted as usize, 0);
+fn read(file: &File, offset: u64, wanted: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; wanted as usize];
     file.read_exact_at(&mut bytes, offset)?;
-    Ok(Bytes::from_owner(Lent { bytes, home }))
+    Ok(bytes)
 }
 
 #[cfg(test)]
