@@ -287,7 +287,7 @@ async fn list(store: &SharedStore, prefix: &str, start: &str) -> Result<Vec<List
         .await
 }
 
-/// Cuts a listing off before a number that is missing near its end: its put may be under way.
+/// How many of a listing come before the first number that is missing near its end: the put of that one may be under way.
 fn contiguous_near_the_end(listed: &[Listed]) -> usize {
     let seqs: Vec<u64> = listed
         .iter()

@@ -1,8 +1,13 @@
 //! The fixtures themselves: a comparison that cannot fail would prove nothing.
 
+use std::time::Duration;
+
 use pitr_integration::{
-    Fingerprint, Load, Postgres, Site, SmallDisk, Stop, V15, V17, V18, Version, amcheck, ledger,
+    Fingerprint, Load, Postgres, Process, Site, SmallDisk, Stop, V15, V17, V18, Version, amcheck,
+    ledger, wait_until,
 };
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn server_starts_and_is_compared(version: Version, name: &str) {
     let site = Site::new(name);
@@ -63,9 +68,9 @@ fn acknowledged_commits_survive_a_crash_of_the_server() {
     let mut server = Postgres::start_new(&site, V17, "primary", "");
     Load::prepare(&server);
     let load = Load::start(vec![server.connection()], 4, 0);
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(500));
     server.restart(Stop::Kill);
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(500));
     let acknowledged = load.finish();
     assert!(
         acknowledged.len() > 100,
@@ -92,21 +97,24 @@ fn a_child_does_not_outlive_the_thread_that_started_it() {
     let id = std::thread::spawn(move || {
         let mut command = path.command(std::path::Path::new("sleep"));
         command.arg("600");
-        let process = pitr_integration::Process::spawn(command, &path.path("sleep.log"));
+        let process = Process::spawn(command, &path.path("sleep.log"));
         let id = process.id();
         std::mem::forget(process);
+        // From then on it is bound to this thread: before, setpriv has not asked for the signal yet.
+        wait_until("setpriv to become it", LIMIT, || {
+            of_process(id, "comm") == "sleep\n"
+        });
         id
     })
     .join()
     .expect("the thread ends");
-    pitr_integration::wait_until(
-        "the child to die",
-        std::time::Duration::from_secs(60),
-        || {
-            let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-            !status.contains("State:\tS")
-        },
-    );
+    wait_until("the child to die", LIMIT, || {
+        of_process(id, "status").contains("State:\tZ")
+    });
+}
+
+fn of_process(id: u32, file: &str) -> String {
+    std::fs::read_to_string(format!("/proc/{id}/{file}")).expect("nobody has waited for it")
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::{Document, doc};
 use mongodb::options::WriteConcern;
 use pitr_integration::{Daemon, Mongo, Settings, Site, wait_until};
-use pitr_mongodb::LogKind;
+use pitr_mongodb::{ClusterTime, LogKind};
 
 use crate::both::{archived_over_a_restart, assert_a_gap_is_never_bridged};
 use crate::source::{Asked, assert_shown, follow};
@@ -85,6 +85,17 @@ fn an_event_that_is_too_large_with_what_came_before_is_archived_without() {
     assert_shown(&daemon, &set, runs[0], Asked::Plain, "an event of 18 MiB");
 }
 
+/// What is archived once a gap was recorded: the run before it, and the one behind it.
+fn runs_with_a_gap(daemon: &mut Daemon) -> Vec<(ClusterTime, ClusterTime)> {
+    let mut runs = Vec::new();
+    wait_until("the gap to be recorded", Duration::from_secs(180), || {
+        runs = daemon.archive().oplog_runs(daemon.identity());
+        assert!(daemon.runs(), "{}", daemon.log());
+        runs.len() == 2
+    });
+    runs
+}
+
 /// One transaction of so many MiB.
 fn transaction_of(set: &Mongo, mib: i32) {
     let orders = set.collection("shop.orders");
@@ -115,12 +126,7 @@ fn a_transaction_of_more_than_is_held_in_memory_is_a_gap() {
     assert_eq!(daemon.archive().oplog_runs(daemon.identity()).len(), 1);
     let good = set.mark();
     transaction_of(&set, 70);
-    let mut runs = Vec::new();
-    wait_until("the gap to be recorded", Duration::from_secs(180), || {
-        runs = daemon.archive().oplog_runs(daemon.identity());
-        assert!(daemon.runs(), "{}", daemon.log());
-        runs.len() == 2
-    });
+    let runs = runs_with_a_gap(&mut daemon);
     assert!(good <= runs[0].1, "{good} came before it: {runs:?}");
     assert_shown(&daemon, &set, (runs[0].0, good), Asked::Plain, "before it");
     let said = "a transaction's events are more than 67108864 bytes";
@@ -161,12 +167,7 @@ fn what_no_server_can_send_is_a_gap_behind_all_that_came_before_it() {
 
     // Nothing else happens: where the log goes on is durable all the same.
     daemon.start();
-    let mut runs = Vec::new();
-    wait_until("the gap to be recorded", Duration::from_secs(180), || {
-        runs = daemon.archive().oplog_runs(daemon.identity());
-        assert!(daemon.runs(), "{}", daemon.log());
-        runs.len() == 2
-    });
+    let runs = runs_with_a_gap(&mut daemon);
     assert!(good <= runs[0].1, "{good} came before it: {runs:?}");
     assert_shown(
         &daemon,

@@ -8,6 +8,7 @@ use crate::{ClusterTime, EngineError};
 
 /// A piece is handed over at this size; one record may be larger.
 const PIECE_BYTES: usize = 256 << 10;
+
 /// Records that follow each other, ready for the writer.
 pub(super) struct Ready {
     pub(super) start: ClusterTime,
