@@ -8,7 +8,7 @@ use pitr_archive::ArchiveError;
 use pitr_tests::check::check_whole;
 use pitr_tests::fault_store::{Call, Failure, Fault, FaultStore};
 use pitr_tests::known_source::KnownSource;
-use pitr_tests::life::{FIRST_POSITION, Pace, archive_spooling, live_to_the_end, runtime};
+use pitr_tests::life::{FIRST_POSITION, Pace, archive_spooling, live_to_the_end, runtime, segment};
 use pitr_tests::memory_store::MemoryStore;
 
 const START: u64 = FIRST_POSITION;
@@ -155,6 +155,46 @@ fn what_a_store_does_not_take_is_read_on_and_put_when_it_is_back() {
         &source,
         source.end(),
     ));
+}
+
+#[test]
+fn a_try_at_a_silent_store_lets_go_of_a_segment_as_soon_as_the_spool_has_it() {
+    let (media, source) = (Media::new(), KnownSource::new(START, LENGTH));
+    let (store, spool) = (
+        FaultStore::new(media.archive.clone()),
+        FaultStore::new(media.spool.clone()),
+    );
+    store.inject(u64::MAX, Fault::HangBefore, Call::puts_segment);
+    let tries = || {
+        let calls = store.calls().into_iter();
+        calls
+            .filter(|call| call.is_put() && call.key == segment(0))
+            .count()
+    };
+    // By the real clock: the other one runs ahead of the compressor.
+    let mut clock = tokio::runtime::Builder::new_current_thread();
+    let runtime = clock.enable_time().build().expect("a runtime");
+    let waited = runtime.block_on(async {
+        let started = tokio::time::Instant::now();
+        let archiving = archive_spooling(
+            Arc::new(store.clone()),
+            Arc::new(spool),
+            &source,
+            Pace::SMALL,
+        );
+        let again = async {
+            while tries() < 2 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::select! {
+            ended = archiving => panic!("{ended:?}"),
+            () = again => started.elapsed(),
+        }
+    });
+    // The deadline of a call was not what ended the first try.
+    assert!(waited < Duration::from_secs(60), "{waited:?}");
+    ends_well(&media, &source, "after a silent store");
 }
 
 #[test]

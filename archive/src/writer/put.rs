@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::Writer;
 use super::spool::ReadBack;
@@ -90,6 +90,7 @@ pub(super) struct Outgoing {
     pub(super) key: String,
     hash: [u8; 32],
     held: Mutex<Option<Arc<InMemory>>>,
+    released: Notify,
 }
 
 /// The bytes of a sealed segment, and the memory they count for: a try that is under way holds both.
@@ -108,6 +109,7 @@ impl Outgoing {
                 bytes: sealed.bytes,
                 _memory: memory,
             }))),
+            released: Notify::new(),
         }
     }
 
@@ -117,6 +119,7 @@ impl Outgoing {
             key,
             hash,
             held: Mutex::new(None),
+            released: Notify::new(),
         }
     }
 
@@ -130,9 +133,10 @@ impl Outgoing {
         self.hash
     }
 
-    /// The spool keeps it: its memory is free when no try holds it any longer.
+    /// The spool keeps it: its memory is free as soon as the try that is under way has let go of it.
     pub(super) fn release(&self) {
         self.held.lock().expect("no holder panics").take();
+        self.released.notify_one();
     }
 }
 
@@ -178,7 +182,12 @@ impl Writer {
         loop {
             // Read again for each try: what waits takes no memory.
             let done = if let Some(held) = outgoing.in_memory() {
-                self.attempt(key, held.bytes.clone(), &mut carrying).await
+                tokio::select! {
+                    biased;
+                    done = self.attempt(key, held.bytes.clone(), &mut carrying) => done,
+                    // A store that is silent would keep the memory until the deadline. What became of this try the next one finds out.
+                    () = outgoing.released.notified() => continue,
+                }
             } else {
                 let read = self.read_back(outgoing).await?;
                 self.attempt(key, read.bytes.clone(), &mut carrying).await
