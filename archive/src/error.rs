@@ -48,6 +48,21 @@ pub enum ArchiveError {
         /// Who wrote it.
         writer: String,
     },
+    /// Two daemons wrote at the same time: a put of the one that was fenced landed behind the other's, and does not fit.
+    #[error(
+        "{key} stands in the way: it begins at {start:#x} and the segment before it ends at {end:#x}; writer {writer} put it when \
+         another daemon had taken over. Nobody was told that it is durable"
+    )]
+    Stray {
+        /// The object.
+        key: String,
+        /// Who wrote it.
+        writer: String,
+        /// Where it begins.
+        start: u64,
+        /// Where it should.
+        end: u64,
+    },
     /// Segments are missing between others.
     #[error(
         "stream {stream}: segment {seq} is missing, position {start:#x} and after; it existed and was deleted"

@@ -235,7 +235,7 @@ impl LogReader {
     }
 
     /// The last segment of the run from `run_seq` to `last` before the first hole near its end; `None` if there is none before it.
-    async fn contiguous_last(
+    pub(crate) async fn contiguous_last(
         &self,
         run_seq: u64,
         last: u64,

@@ -13,6 +13,7 @@ use crate::layout;
 use crate::object::{Header, Id, Kind, StreamName};
 use crate::reader::LogReader;
 use crate::store::{Listed, Piece, StoreError};
+use crate::writer::IN_FLIGHT_MAX;
 
 /// Objects that are fetched at once.
 const PARALLEL: usize = 8;
@@ -121,7 +122,7 @@ impl<'a> Verifier<'a> {
                 seq,
             )
         });
-        let mut previous: Option<Sound> = None;
+        let (mut previous, mut strays) = (None, Strays::default());
         let this = &*self;
         let mut checks = futures_util::stream::iter(
             wanted.map(|(key, kind, stream, set, seq)| this.check(key, kind, stream, set, seq)),
@@ -134,14 +135,11 @@ impl<'a> Verifier<'a> {
                 Ok(sound) => {
                     objects += 1;
                     bytes += sound.bytes;
-                    if let Some(before) = &previous
+                    if !strays.end_at(&sound.header)
+                        && let Some(before) = &previous
                         && let Err(reason) = follows(before, &sound)
                     {
-                        let key = layout::segment(name, sound.header.seq);
-                        faults.push(ArchiveError::Unreadable {
-                            key,
-                            reason: reason.into(),
-                        });
+                        faults.extend(strays.take(&before.header, name, reason));
                     }
                     previous = Some(sound);
                 }
@@ -152,6 +150,7 @@ impl<'a> Verifier<'a> {
             }
         }
         drop(checks);
+        faults.extend(strays.faults);
         self.result.objects += objects;
         self.result.bytes += bytes;
         faults.into_iter().try_for_each(|error| self.fault(error))
@@ -310,6 +309,43 @@ impl<'a> Verifier<'a> {
         }
         self.result.faults.push(error);
         Ok(())
+    }
+}
+
+/// Segments that do not fit behind the one that ends at a position, until it is known whether a new run begins at that position behind
+/// them: then fenced daemons put them, and nothing was built upon them.
+#[derive(Default)]
+struct Strays {
+    /// The first of them.
+    seq: u64,
+    end: u64,
+    faults: Vec<ArchiveError>,
+}
+
+impl Strays {
+    /// One does not fit behind `before`. Returns faults that turn out to be none of strays.
+    fn take(&mut self, before: &Header, name: &StreamName, reason: &str) -> Vec<ArchiveError> {
+        let seq = before.seq + 1;
+        let mut others = Vec::new();
+        if self.faults.is_empty() || seq >= self.seq + IN_FLIGHT_MAX {
+            others = std::mem::take(&mut self.faults);
+            (self.seq, self.end) = (seq, before.end);
+        }
+        self.faults.push(ArchiveError::Unreadable {
+            key: layout::segment(name, seq),
+            reason: reason.into(),
+        });
+        others
+    }
+
+    /// True if a new run begins where they do.
+    fn end_at(&mut self, header: &Header) -> bool {
+        let begins = header.run_seq == header.seq && header.start == self.end;
+        let ended = begins && !self.faults.is_empty();
+        if ended {
+            self.faults.clear();
+        }
+        ended
     }
 }
 

@@ -22,7 +22,8 @@ struct Args {
     /// Look at everything that can keep the daemon from archiving, print one line per finding, and end with 0 or 1
     #[arg(long)]
     check: bool,
-    /// Go on although the store lost segments that it had; the break is recorded, and a new base backup is needed
+    /// Go on although the store lost segments that it had, or segments of a fenced daemon stand in the way; the break is recorded, and
+    /// a new base backup is needed
     #[arg(long, conflicts_with = "check")]
     accept_break: bool,
 }

@@ -109,7 +109,7 @@ pub struct Pace {
     /// Where it stops: the end of the source if `None`.
     pub until: Option<u64>,
     /// An operator has said that a lost tail is to be accepted.
-    pub accept_lost_tail: bool,
+    pub accept_break: bool,
 }
 
 impl Pace {
@@ -121,7 +121,7 @@ impl Pace {
         // The clock runs ahead while the compressor works: a segment that could grow old would end anywhere.
         linger: Duration::from_secs(1 << 30),
         until: None,
-        accept_lost_tail: false,
+        accept_break: false,
     };
 
     fn settings(self) -> LogSettings {
@@ -165,7 +165,7 @@ async fn archive_through(
     source: &Arc<KnownSource>,
     pace: Pace,
 ) -> Result<u64, ArchiveError> {
-    let found = resume(&writer, &stream(), pace.accept_lost_tail).await?;
+    let found = resume(&writer, &stream(), pace.accept_break).await?;
     let durable = found.durable().unwrap_or(source.start());
     let from = durable.max(source.first_left());
     assert!(

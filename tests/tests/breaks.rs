@@ -216,7 +216,7 @@ fn a_lost_tail_that_an_operator_accepts_is_a_gap_and_not_named_again() {
     let error = live_until(&medium, &source, source.end()).unwrap_err();
     assert!(matches!(error, ArchiveError::TailMissing { .. }), "{error}");
     let accepting = Pace {
-        accept_lost_tail: true,
+        accept_break: true,
         until: Some(START + 33_000),
         ..Pace::SMALL
     };

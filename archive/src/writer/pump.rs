@@ -93,9 +93,10 @@ impl Pump {
         puts_in_flight: u64,
         publish: watch::Sender<Progress>,
     ) -> Self {
-        let breaks = resume.durable().is_some_and(|durable| from > durable);
+        let begin = resume.durable().map_or(from, |durable| durable.max(from));
+        let breaks = resume.strays || resume.durable().is_some_and(|durable| from > durable);
         let chain = match (&resume.run, &resume.last_contiguous) {
-            _ if breaks => Chain::new_run(resume.next_seq, from, resume.tail),
+            _ if breaks => Chain::new_run(resume.next_seq, begin, resume.tail),
             (None, _) => Chain::new_run(0, from, [0; 32]),
             (Some(_), Some(present)) => Chain::after(present),
             (Some(run), None) => Chain::new_run(run.seq, run.position, run.previous),

@@ -48,6 +48,8 @@ pub struct Resume {
     pub(super) next_seq: u64,
     /// What the last head said about the source's clock, if all that it knew of is there.
     pub(super) covered: Option<i64>,
+    /// Behind the durable end stand numbers that do not fit: the log goes on behind them, as a new run.
+    pub(super) strays: bool,
 }
 
 impl Resume {
@@ -65,6 +67,12 @@ impl Resume {
     #[must_use]
     pub fn last(&self) -> Option<&Header> {
         Some(&self.last_contiguous.as_ref()?.header)
+    }
+
+    /// True if the log goes on as a new run though the source lost nothing: segments of a fenced daemon stand in the way.
+    #[must_use]
+    pub fn passes_strays(&self) -> bool {
+        self.strays
     }
 
     /// First position of the run that ends at [`Self::durable`].
@@ -96,14 +104,15 @@ impl Resume {
 /// durable.
 ///
 /// # Errors
-/// [`ArchiveError::TailMissing`] if the store lost segments that the last known head names, unless `accept_lost_tail`.
+/// [`ArchiveError::TailMissing`] if the store lost segments that the last known head names, and [`ArchiveError::Stray`] if segments of a
+/// fenced daemon stand in the way, unless `accept_break`.
 pub async fn resume(
     writer: &Writer,
     stream: &StreamName,
-    accept_lost_tail: bool,
+    accept_break: bool,
 ) -> Result<Resume, ArchiveError> {
     loop {
-        let found = read_back(writer, stream, accept_lost_tail).await?;
+        let found = read_back(writer, stream, accept_break).await?;
         // What was put may have closed a hole before what the store had already, and more goes on behind that.
         if !writer.drain(stream, &found).await? {
             return Ok(found);
@@ -114,14 +123,14 @@ pub async fn resume(
 async fn read_back(
     writer: &Writer,
     stream: &StreamName,
-    accept_lost_tail: bool,
+    accept_break: bool,
 ) -> Result<Resume, ArchiveError> {
     let archive = writer.archive();
     archive.store().settle(&layout::stream(stream)).await?;
     let reader = LogReader::new(archive.clone(), stream.clone());
     let end = reader.end().await?;
     end.check_head(stream)?;
-    if !accept_lost_tail {
+    if !accept_break {
         end.check_tail(stream)?;
     }
     let Some(last) = end.last else {
@@ -132,9 +141,30 @@ async fn read_back(
             tail: [0; 32],
             next_seq: 0,
             covered: None,
+            strays: false,
         });
     };
-    let near = near_end(writer, &reader, last).await?;
+    let found = at_end(writer, &reader, last).await;
+    let mut found = match found {
+        Err(error @ ArchiveError::Stray { .. }) if accept_break => {
+            tracing::error!(
+                %error,
+                "the log goes on behind it, as a new run: take a new base backup now"
+            );
+            behind_strays(writer, &reader, last, error).await?
+        }
+        found => found?,
+    };
+    let contiguous = found.last().map(|header| header.seq);
+    let head = end.head.filter(|head| contiguous >= Some(head.seq));
+    found.covered = head.and_then(|head| head.covered);
+    Ok(found)
+}
+
+/// Where the stream stands whose highest number is `last`.
+async fn at_end(writer: &Writer, reader: &LogReader, last: u64) -> Result<Resume, ArchiveError> {
+    let stream = reader.stream();
+    let near = near_end(writer, reader, last).await?;
     let hole = near.iter().position(|(_, present)| present.is_none());
     let contiguous = near[..hole.unwrap_or(near.len())].last();
     let last_contiguous = contiguous.and_then(|(_, present)| present.clone());
@@ -152,8 +182,6 @@ async fn read_back(
         (Some(_), None) => fill_slots(stream, position, &near)?,
         (None, _) => Vec::new(),
     };
-    let contiguous_seq = last_contiguous.as_ref().map(|present| present.header.seq);
-    let head = end.head.filter(|head| contiguous_seq >= Some(head.seq));
     Ok(Resume {
         run: Some(RunStart {
             seq,
@@ -164,7 +192,37 @@ async fn read_back(
         slots,
         tail: tail.hash,
         next_seq: last + 1,
-        covered: head.and_then(|head| head.covered),
+        covered: None,
+        strays: false,
+    })
+}
+
+/// The same where segments of a fenced daemon stand behind the durable end, up to `last`: they stay, and nothing is built upon them.
+async fn behind_strays(
+    writer: &Writer,
+    reader: &LogReader,
+    last: u64,
+    stray: ArchiveError,
+) -> Result<Resume, ArchiveError> {
+    let run_seq = reader.header_of(last).await?.run_seq;
+    let Some(header) = reader.contiguous_last(run_seq, last).await? else {
+        return Err(stray);
+    };
+    Ok(Resume {
+        run: Some(RunStart {
+            seq: header.run_seq,
+            position: header.run_start,
+            previous: [0; 32],
+        }),
+        last_contiguous: Some(Present {
+            hash: verify(writer, reader.stream(), header.seq).await?,
+            header,
+        }),
+        slots: Vec::new(),
+        tail: verify(writer, reader.stream(), last).await?,
+        next_seq: last + 1,
+        covered: None,
+        strays: true,
     })
 }
 
@@ -195,7 +253,7 @@ async fn near_end(
         if let [Some(before), Some(header)] = pair
             && header.start != before.end
         {
-            return Err(does_not_fit(reader.stream(), header, before.end));
+            return Err(stray(reader.stream(), header, before.end));
         }
     }
     let needed = from
@@ -218,16 +276,13 @@ async fn near_end(
 }
 
 /// Two daemons: one was fenced at a number before, while this one of its puts was still under way. It was never durable for
-/// anybody, and what it stands in the way of would be lost if the next segment went behind it.
-fn does_not_fit(stream: &StreamName, header: &Header, end: u64) -> ArchiveError {
-    let reason = format!(
-        "it begins at {:#x} and the segment before it ends at {end:#x}: writer {} put it when another daemon had taken \
-         over. Nobody was told that it is durable; delete it and start again",
-        header.start, header.writer_id
-    );
-    ArchiveError::Unreadable {
+/// anybody, and what it stands in the way of would be lost if the next segment simply went behind it.
+fn stray(stream: &StreamName, header: &Header, end: u64) -> ArchiveError {
+    ArchiveError::Stray {
         key: layout::segment(stream, header.seq),
-        reason,
+        writer: header.writer_id.to_string(),
+        start: header.start,
+        end,
     }
 }
 
@@ -262,7 +317,7 @@ fn fill_slots(
         let bytes = present.header.start.saturating_sub(from);
         let count = missing.len() as u64;
         if present.header.start < from || bytes < count || (count == 0 && bytes != 0) {
-            return Err(does_not_fit(stream, &present.header, from));
+            return Err(stray(stream, &present.header, from));
         }
         // Several numbers in a row: nobody knows where they were cut, so they share the positions evenly.
         for (index, &seq) in missing.iter().enumerate() {

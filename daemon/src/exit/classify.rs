@@ -87,6 +87,11 @@ fn archive(error: &ArchiveError) -> Verdict {
             Exit::Fenced,
             "only one daemon may write an archive: stop the other one, or leave it the archive",
         ),
+        ArchiveError::Stray { .. } => hinted(
+            Exit::Fenced,
+            "see that no other daemon runs, delete the object (in a bucket with versions: that version) and start again; if it is \
+             locked, start once with --accept-break and take a base backup",
+        ),
         ArchiveError::Hole { .. } | ArchiveError::TailMissing { .. } => hinted(
             Exit::Damage,
             "bring the missing objects back from a copy of the store; nothing was acknowledged meanwhile",

@@ -64,6 +64,9 @@ impl Capture {
         let Some(resume) = self.until_stop(found).await? else {
             return Ok(None);
         };
+        if resume.passes_strays() {
+            self.status.send_modify(|status| status.gaps += 1);
+        }
         let majority = server.majority.ts;
         let Some(durable) = resume.durable().map(ClusterTime) else {
             self.settings.kind.check(self.writer.archive()).await?;

@@ -141,6 +141,9 @@ impl Capture {
         durable: Lsn,
     ) -> Result<Place, CaptureError> {
         let holes = found.holes();
+        if found.passes_strays() {
+            self.status.send_modify(|status| status.gaps += 1);
+        }
         let run_start = found.run_start().map_or(durable, Lsn);
         let from = durable
             .segment_start(self.source.wal_segment_bytes)
