@@ -10,9 +10,6 @@ use crate::connect::Connection;
 use crate::source::Server;
 use crate::{ClusterTime, EngineError, LogKind};
 
-/// A stream that is only tried out need not wait.
-const PROBE: Duration = Duration::from_millis(100);
-
 /// What was found.
 #[derive(Clone, Debug, Default)]
 pub struct Probe {
@@ -91,7 +88,7 @@ async fn may_use_uuids(client: &Client) -> Result<bool, EngineError> {
 /// Begins a change stream as the capture does, or says why it is refused.
 async fn stream(client: &Client, server: &Server) -> Result<Result<(), String>, EngineError> {
     let begun = match ChangeStream::new(client, server, Asking::PreImages) {
-        Ok(stream) => stream.open(server.majority.ts, PROBE).await.map(drop),
+        Ok(stream) => stream.look(server.majority.ts).await.map(drop),
         Err(error) => Err(error),
     };
     match begun {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bson::{Document, doc};
+use bson::{Document, Timestamp, doc};
 use mongodb::options::ReadConcern;
 use mongodb::{Client, Database};
 use pitr_archive::Archive;
@@ -15,6 +15,9 @@ const SET_NAME: &str = "replica_set";
 const SET_ID: &str = "replica_set_id";
 /// How replica sets of this release's reach call their first supported version.
 const MAJORS: std::ops::RangeInclusive<u32> = 5..=8;
+
+/// A snapshot is waited for so long: of what is durable the server has one at once, or none.
+const SNAPSHOT_MS: i64 = 1_000;
 
 /// The replica set that an archive belongs to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -279,6 +282,20 @@ pub(crate) async fn feature_compatibility(client: &Client) -> Result<Option<Stri
     Ok(version.map(Into::into))
 }
 
+/// The feature compatibility version as it was at `at`. `None` if the server no longer knows: unless told otherwise it keeps snapshots of
+/// the last five minutes.
+pub(crate) async fn feature_compatibility_at(client: &Client, at: ClusterTime) -> Option<String> {
+    let command = doc! {
+        "find": "system.version", "filter": { "_id": FCV_ID }, "limit": 1, "singleBatch": true, "maxTimeMS": SNAPSHOT_MS,
+        "readConcern": { "level": "snapshot", "atClusterTime": Timestamp::from(at) },
+    };
+    let answer = client.database("admin").run_command(command).await.ok()?;
+    let cursor = answer.get_document("cursor").ok()?;
+    let found = cursor.get_array("firstBatch").ok()?.first()?;
+    let version = found.as_document()?.get_str("version").ok()?;
+    Some(version.into())
+}
+
 /// What the account may not do is `None`, every other failure stays one.
 fn allowed<T>(answer: mongodb::error::Result<T>) -> Result<Option<T>, EngineError> {
     match answer.map_err(EngineError::from) {
@@ -321,8 +338,7 @@ mod tests {
     #[test]
     fn only_a_primary_without_later_writes_says_that_it_was_all() {
         let hello = |primary: bool, last: u32| {
-            let time =
-                |increment| doc! { "ts": bson::Timestamp { time: 9, increment }, "t": 1_i64 };
+            let time = |increment| doc! { "ts": Timestamp { time: 9, increment }, "t": 1_i64 };
             let date = bson::DateTime::from_millis(7);
             doc! {
                 "isWritablePrimary": primary, "localTime": bson::DateTime::from_millis(8),

@@ -153,19 +153,38 @@ fn segments_carry_the_compatibility_version_that_held_at_their_end() {
         "{new} {old} {unknown}"
     );
 
-    // A daemon that was away meets the change later than whoever asks the server.
+    // A daemon that was away meets the change later than whoever asks the server, which still has the version of then.
     assert_eq!(daemon.stop(), 0);
-    let bulk = set.collection("shop.bulk");
-    let rows = || (0..200).map(|_| doc! { "text": "x".repeat(1000) });
-    set.block_on(async { bulk.insert_many(rows()).await })
-        .expect("insert");
-    set_version(&set, "5.0");
-    set.block_on(async { bulk.insert_many(rows()).await })
-        .expect("insert");
+    change_amid_bulk(&set, "5.0");
     daemon.start();
     daemon.wait_covered(&set);
     let segments = daemon.archive().summaries(daemon.identity());
     let [_, later, unknown] = assert_versions(&set, &segments);
-    assert!(later > old && unknown >= 2, "{later} {unknown}");
-    set_version(&set, "6.0");
+    assert!(later > old && unknown == 0, "{later} {unknown}");
+
+    // Or no longer has it: what comes before the change is not said to be of any version.
+    set.run(
+        "admin",
+        doc! { "setParameter": 1, "minSnapshotHistoryWindowInSeconds": 0 },
+    );
+    assert_eq!(daemon.stop(), 0);
+    change_amid_bulk(&set, "6.0");
+    daemon.start();
+    daemon.wait_covered(&set);
+    let segments = daemon.archive().summaries(daemon.identity());
+    let [again, _, unknown] = assert_versions(&set, &segments);
+    assert!(again > new && unknown >= 2, "{again} {unknown}");
+}
+
+/// Several segments before the change, and several after it.
+fn change_amid_bulk(set: &Mongo, version: &str) {
+    let bulk = set.collection("shop.bulk");
+    let insert = || {
+        let rows = (0..200).map(|_| doc! { "text": "x".repeat(1000) });
+        set.block_on(async { bulk.insert_many(rows).await })
+            .expect("insert")
+    };
+    insert();
+    set_version(set, version);
+    insert();
 }

@@ -75,8 +75,8 @@ impl Entries {
 }
 
 fn is_idle_noop(head: &Head<'_>) -> bool {
-    let message = head.object.and_then(|object| object.get_str("msg").ok());
-    head.op == Op::Noop && message == Some("periodic noop")
+    let message = || head.object.and_then(|object| object.get_str("msg").ok());
+    head.op == Op::Noop && message() == Some("periodic noop")
 }
 
 #[cfg(test)]

@@ -97,34 +97,23 @@ impl<'a> ChangeStream<'a> {
         pipeline
     }
 
-    /// Events from the cluster time `from` on, which a majority has reached or which comes next. Batches are empty after `wait`.
+    /// Events from the cluster time `from` on, which a majority has reached or which comes next, so many in a batch at most. Batches are
+    /// empty after `wait`.
     ///
     /// # Errors
     /// [`EngineError::HistoryLost`] if the source no longer has everything from `from` on.
-    pub(crate) async fn open(
+    pub(super) async fn follow(
         &self,
         from: ClusterTime,
+        batch_events: u32,
         wait: Duration,
-    ) -> Result<RawBatchCursor, EngineError> {
-        self.opened(from, wait, None).await
-    }
-
-    /// The same, with so many events in a batch at most.
-    async fn opened(
-        &self,
-        from: ClusterTime,
-        wait: Duration,
-        batch_events: Option<u32>,
     ) -> Result<RawBatchCursor, EngineError> {
         let reached = Timestamp::from(from.previous());
         let batch_events = match self.asking {
             Asking::PreImages | Asking::Plain => batch_events,
-            Asking::Single => Some(1),
+            Asking::Single => 1,
         };
-        let cursor = match batch_events {
-            Some(events) => doc! { "batchSize": i64::from(events) },
-            None => doc! {},
-        };
+        let cursor = doc! { "batchSize": i64::from(batch_events) };
         let command = doc! {
             "aggregate": 1, "pipeline": self.pipeline(from), "cursor": cursor,
             "readConcern": { "level": "majority", "afterClusterTime": reached },
@@ -134,14 +123,17 @@ impl<'a> ChangeStream<'a> {
         let admin = self.client.database("admin");
         let run = admin.run_cursor_command(command);
         let run = run.selection_criteria(member);
-        let mut run = run.cursor_type(CursorType::TailableAwait).max_time(wait);
-        if let Some(events) = batch_events {
-            run = run.batch_size(events);
-        }
+        let run = run.cursor_type(CursorType::TailableAwait);
+        let run = run.max_time(wait).batch_size(batch_events);
         match timeout(OPEN_MAX, run.batch()).await {
             Ok(opened) => opened.map_err(failed),
             Err(_) => Err(EngineError::Answer("beginning of a change stream in time")),
         }
+    }
+
+    /// The same, for whoever only looks at that place.
+    pub(crate) async fn look(&self, from: ClusterTime) -> Result<RawBatchCursor, EngineError> {
+        self.follow(from, LOOK_EVENTS, LOOK).await
     }
 
     /// What lies in `positions`.
@@ -191,7 +183,7 @@ impl<'a> ChangeStream<'a> {
         mut each: impl FnMut(RawDocumentBuf) -> Result<bool, EngineError>,
     ) -> Result<(), EngineError> {
         let mut deadline = Instant::now() + OPEN_MAX;
-        let mut batches = self.opened(from, LOOK, Some(LOOK_EVENTS)).await?;
+        let mut batches = self.look(from).await?;
         let mut fragments = super::fragments::Fragments::default();
         while Instant::now() < deadline {
             let Some(batch) = batches.try_next().await.map_err(failed)? else {

@@ -1,9 +1,10 @@
 //! Capture: from the source's log into the archive's log writer.
 //!
 //! `run` reconnects for ever; `place` decides where to go on, and whether the source's log is still the one that was archived, which
-//! `oplog` and `events` read; `session` moves what they send through `intake` (`entries`, `groups`) to the writer; `annotate` notes
-//! what passes; `majority` watches how far the set is.
+//! `oplog` and `events` read, one batch `ahead`; `session` moves what they send through `intake` (`entries`, `groups`) to the writer;
+//! `annotate` notes what passes; `majority` watches how far the set is.
 
+mod ahead;
 mod annotate;
 mod entries;
 mod events;

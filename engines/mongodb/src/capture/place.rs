@@ -151,7 +151,7 @@ impl Capture {
                 Err(error) => return Err(error),
             }
         }
-        match stream.open(durable, PROBE).await {
+        match stream.look(durable).await {
             Ok(_) => Ok(Compared::Same(None)),
             Err(EngineError::HistoryLost) => Ok(Compared::Other(ROLLED_OVER)),
             Err(error) => Err(error),
@@ -208,8 +208,6 @@ impl Capture {
 const ROLLED_OVER: &str =
     "the oplog has rolled over: its oldest entry comes after the last archived one";
 const OTHER: &str = "something else stands where the archive ends: the set was rolled back, or restored from a copy";
-/// A stream that is only tried out need not wait.
-const PROBE: std::time::Duration = std::time::Duration::from_millis(100);
 
 async fn compare_oplog(oplog: &Oplog, resume: &Resume) -> Result<Compared, EngineError> {
     let oldest = oplog.oldest().await?;

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
 use mongodb::Client;
-use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
+use mongodb::raw_batch_cursor::RawBatch;
 use pitr_archive::writer::{LogWriter, Progress};
 use tokio::time::Instant;
 
+use super::ahead::Ahead;
 use super::annotate::Annotator;
 use super::entries::Entries;
 use super::events::{self, ChangeStream};
@@ -20,11 +20,13 @@ use super::oplog::Oplog;
 use super::pieces::Ready;
 use super::place::Place;
 use super::{Capture, Last};
-use crate::source::{Majority, Server};
+use crate::source::{Majority, Server, feature_compatibility_at};
 use crate::{ClusterTime, EngineError, LogKind};
 
 /// Entries in a batch. The server ends a batch at 16 MiB, whatever is asked for.
 const BATCH_ENTRIES: u32 = 10_000;
+/// Events take several times the bytes of entries.
+const BATCH_EVENTS: u32 = 5_000;
 /// The server answers after so long though nothing happened.
 const AWAIT: Duration = Duration::from_secs(1);
 /// The same of a change stream: only its next answer shows that the last events of a burst are all of their time.
@@ -58,7 +60,9 @@ impl Capture {
         let Place { resume, from, last } = place;
         let kind = self.settings.kind;
         let follow = self.follow(client, server, from, last);
-        let Some(batches) = self.until_stop(follow).await? else {
+        let version = self.version_at(client, server, from);
+        let both = async { tokio::try_join!(follow, version) };
+        let Some((batches, at_start)) = self.until_stop(both).await? else {
             return Ok(());
         };
         let intake = match kind {
@@ -74,10 +78,6 @@ impl Capture {
                 let bytes_max = self.settings.transaction_bytes_max;
                 Intake::Events(Groups::new(from, last, bytes_max, notes, Instant::now()))
             }
-        };
-        let at_start = self.version_at(client, server, from);
-        let Some(at_start) = self.until_stop(at_start).await? else {
-            return Ok(());
         };
         let fcv = Arc::new(Mutex::new(at_start));
         let log = LogWriter::start(
@@ -133,17 +133,21 @@ impl Capture {
         }
     }
 
-    /// The feature compatibility version where a session begins: what it is now, unless entries behind `from` change it, which then tell.
+    /// The feature compatibility version where a session begins. Where the server no longer knows it is what it is now, unless entries
+    /// behind `from` change it, which then tell.
     async fn version_at(
         &self,
         client: &Client,
         server: &Server,
         from: ClusterTime,
     ) -> Result<String, EngineError> {
-        let changes = match self.settings.kind {
-            LogKind::Oplog => Oplog::of(client).changes_version(from).await?,
-            LogKind::Events => false,
-        };
+        if self.settings.kind == LogKind::Events {
+            return Ok(server.fcv.clone());
+        }
+        if let Some(version) = feature_compatibility_at(client, from.previous()).await {
+            return Ok(version);
+        }
+        let changes = Oplog::of(client).changes_version(from).await?;
         Ok(Some(&server.fcv)
             .filter(|_| !changes)
             .cloned()
@@ -156,17 +160,18 @@ impl Capture {
         server: &Server,
         from: ClusterTime,
         last: Option<Last>,
-    ) -> Result<RawBatchCursor, EngineError> {
-        match self.settings.kind {
+    ) -> Result<Ahead, EngineError> {
+        let cursor = match self.settings.kind {
             LogKind::Oplog => {
                 let from = last.map_or(from, |last| last.ts);
-                Oplog::of(client).follow(from, BATCH_ENTRIES, AWAIT).await
+                Oplog::of(client).follow(from, BATCH_ENTRIES, AWAIT).await?
             }
             LogKind::Events => {
                 let stream = ChangeStream::new(client, server, self.asking)?;
-                stream.open(from, AWAIT_EVENTS).await
+                stream.follow(from, BATCH_EVENTS, AWAIT_EVENTS).await?
             }
-        }
+        };
+        Ok(Ahead::of(cursor))
     }
 }
 
@@ -174,7 +179,7 @@ impl Session<'_> {
     /// Until the cursor ends, the writer stops, or we are asked to stop. Reads only when the writer has room.
     async fn pump(
         &mut self,
-        mut batches: RawBatchCursor,
+        mut batches: Ahead,
         mut majority: MajorityWatch,
         mut expected: Option<Last>,
     ) -> Result<Step, EngineError> {
@@ -199,7 +204,7 @@ impl Session<'_> {
                     self.reached(reading);
                     continue;
                 }
-                batch = batches.try_next() => batch.map_err(failed)?,
+                batch = batches.next() => batch.map_err(failed)?,
             };
             let Some(batch) = batch else {
                 return Err(EngineError::Jumped("the server ended the cursor".into()));
