@@ -37,9 +37,10 @@ bench: release ## side by side with pgBackRest, pg_receivewal, pg_basebackup, an
 	@integration/install.sh --bench
 	@python3 integration/bench/bench.py
 
-soak: build ## 200 kills under load with PostgreSQL and 100 with MongoDB, then compare
+soak: build ## 200 kills under load with PostgreSQL and 100 with MongoDB, then compare; two daemons in more orders
 	PITRD_KILLS=200 $(CARGO) test --locked -p pitr-integration --test kills -- --nocapture --test-threads 1
 	PITRD_KILLS=100 $(CARGO) test --locked -p pitr-integration --test mongodb_capture kills_of_the_daemon -- --nocapture --test-threads 1
+	PITRD_DEPTH=6 $(CARGO) test --locked -p pitr-tests --test interleavings
 
 fuzz: ## every parser of bytes we did not write, FUZZ_SECONDS each (needs cargo-fuzz and a nightly compiler)
 	@fuzz/run.sh $(FUZZ_SECONDS)

@@ -8,3 +8,5 @@ pub mod known_source;
 pub mod life;
 pub mod memory_store;
 pub mod store_contract;
+pub mod takeover;
+pub mod turns;

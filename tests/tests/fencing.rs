@@ -5,14 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pitr_archive::ArchiveError;
-use pitr_archive::reader::LogReader;
-use pitr_tests::check::{check_bytes, check_runs, check_whole};
 use pitr_tests::fault_store::{Failure, Fault, FaultStore};
 use pitr_tests::known_source::KnownSource;
-use pitr_tests::life::{
-    FIRST_POSITION, Keys, Pace, Random, archive_all, live, runtime, segment, stream,
-};
+use pitr_tests::life::{FIRST_POSITION, Pace, Random, archive_all, runtime};
 use pitr_tests::memory_store::MemoryStore;
+use pitr_tests::takeover::take_over;
 
 const START: u64 = FIRST_POSITION;
 const LENGTH: usize = 30_500;
@@ -99,10 +96,7 @@ fn meet(seeds: Range<u64>, make: fn(&MemoryStore, &mut Random) -> FaultStore) ->
         let acknowledged = lives.iter().map(|(source, _)| source.acknowledged()).max();
         let source = KnownSource::new(START, LENGTH);
         source.acknowledge(acknowledged.unwrap());
-        let (end, forked) = start_again(&medium, &source, seed);
-        forks += forked;
-        assert_eq!(end, source.end(), "seed {seed}");
-        runtime().block_on(check_whole(Arc::new(medium), &source, end));
+        forks += take_over(&medium, &source, &format!("seed {seed}"));
     }
     (fenced, forks)
 }
@@ -118,72 +112,4 @@ fn a_second_daemon_is_fenced_and_nothing_acknowledged_is_lost() {
 fn two_daemons_on_a_store_that_loses_answers_lose_nothing_acknowledged() {
     let (fenced, _) = meet(1000..1100, unruly);
     assert!(fenced > 5, "only {fenced} daemons were fenced");
-}
-
-/// The positions of the stream's runs for a reader; none if the first segment is missing.
-async fn readable(medium: &MemoryStore) -> Vec<Range<u64>> {
-    let archive = Keys::shared()
-        .archive(Arc::new(medium.clone()))
-        .await
-        .unwrap();
-    let log = LogReader::new(archive, stream());
-    let runs = log.runs(&log.end().await.unwrap()).await.unwrap();
-    runs.into_iter().map(|run| run.positions).collect()
-}
-
-/// The same where nothing may be deleted and the break is accepted: the log goes on behind what stands in the way, and no position is
-/// missing.
-fn goes_on_behind(medium: &MemoryStore, acknowledged: u64, seed: u64) {
-    let medium = MemoryStore::of(&medium.snapshot());
-    let source = KnownSource::new(START, LENGTH);
-    source.acknowledge(acknowledged);
-    let accepting = Pace {
-        accept_break: true,
-        ..Pace::SMALL
-    };
-    let ended = live(&FaultStore::new(medium.clone()), &source, accepting).unwrap();
-    assert_eq!(ended.unwrap(), source.end(), "seed {seed}");
-    let runs = runtime().block_on(readable(&medium));
-    let touching = |pair: &[Range<u64>]| pair[0].end == pair[1].start;
-    assert!(runs.windows(2).all(touching), "seed {seed}: {runs:?}");
-    let ends = runs.first().map(|run| run.start).zip(runs.last());
-    let ends = ends.map(|(start, last)| start..last.end);
-    assert_eq!(ends, Some(START..source.end()), "seed {seed}");
-    let store = Arc::new(medium.clone());
-    // A number that is missing among them stays missing, and a verification says so.
-    if (0..segments(&medium)).all(|seq| medium.object(&segment(seq)).is_some()) {
-        runtime().block_on(check_runs(store, &source, &runs));
-    } else {
-        runtime().block_on(check_bytes(store, &source, &runs));
-    }
-}
-
-/// Numbers up to the last one that is there.
-fn segments(medium: &MemoryStore) -> u64 {
-    let is_there = |seq: &u64| medium.object(&segment(*seq)).is_some();
-    (0..1000).rev().find(is_there).map_or(0, |last| last + 1)
-}
-
-/// The next start. Where a put of a fenced daemon landed behind one of the other's it names the object and what to do, which is
-/// done here. The durable end, and how often that was.
-fn start_again(medium: &MemoryStore, source: &Arc<KnownSource>, seed: u64) -> (u64, usize) {
-    for forks in 0..=16 {
-        let store = FaultStore::new(medium.clone());
-        match live(&store, source, Pace::SMALL).unwrap() {
-            Ok(end) => return (end, forks),
-            Err(ArchiveError::Stray { key, .. }) => {
-                assert!(store.calls().iter().all(|call| !call.puts_segment()));
-                // Until somebody does, a reader sees the stream end where what was acknowledged ends, or later.
-                let runs = runtime().block_on(readable(medium));
-                assert!(runs.len() <= 1, "{runs:?}");
-                let end = runs.first().map_or(START, |run| run.end);
-                assert!(end >= source.acknowledged(), "seed {seed}: {end:#x}");
-                runtime().block_on(check_bytes(Arc::new(medium.clone()), source, &runs));
-                goes_on_behind(medium, source.acknowledged(), seed);
-                medium.delete(&key);
-            }
-            Err(error) => panic!("seed {seed}: {error}"),
-        }
-    }
-    panic!("seed {seed}: more objects stand in the way than can be in flight");
 }
