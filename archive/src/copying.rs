@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::layout;
 use crate::object::TRAILER_BYTES;
-use crate::store::{Listed, Piece, SharedStore, StoreError, Told, found, put_same};
+use crate::store::{Listed, Piece, SharedStore, StoreError, Told, found, put_same, require_copy};
 use crate::writer::IN_FLIGHT_MAX;
 
 /// Above every letter of a key.
@@ -29,7 +29,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 pub struct Copying {
     from: SharedStore,
     copy: SharedStore,
-    heads: bool,
+    /// An explicit repair of the archive, which may be gone as a whole, and whose heads are newer.
+    back: bool,
     /// Segments behind a hole near the end as well.
     past_holes: bool,
     /// By prefix, the last key up to which the copy has everything.
@@ -56,7 +57,7 @@ impl Copying {
         Self {
             from,
             copy,
-            heads: true,
+            back: false,
             past_holes: false,
             same: BTreeMap::new(),
             whole: BTreeSet::new(),
@@ -76,7 +77,7 @@ impl Copying {
     #[must_use]
     pub fn back(copy: SharedStore, archive: SharedStore) -> Self {
         Self {
-            heads: false,
+            back: true,
             ..Self::new(copy, archive)
         }
     }
@@ -84,14 +85,18 @@ impl Copying {
     /// One pass over everything; what an earlier pass has seen is not listed again. `progress` hears the bytes of each object.
     ///
     /// # Errors
-    /// If either store fails, or the copy holds other bytes under a key.
+    /// If either store fails, or the copy is none (yet), or holds other bytes under a key.
     pub async fn run(
         &mut self,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<Copied, StoreError> {
         let mut copied = Copied::default();
         // The first object of an archive, without which a directory is none.
-        self.one(layout::ARCHIVE, &mut copied).await?;
+        if self.back {
+            self.one(layout::ARCHIVE, &mut copied).await?;
+        } else {
+            require_copy(&*self.from, &*self.copy).await?;
+        }
         for prefix in [layout::KEYS, layout::TIMELINES] {
             let listed = list(&self.from, prefix, prefix).await?;
             self.missing(prefix, prefix, listed, &mut copied, progress)
@@ -133,7 +138,7 @@ impl Copying {
         if let Some(last) = last {
             self.same.insert(prefix.into(), last);
         }
-        if let Some(head) = head.filter(|_| self.heads) {
+        if let Some(head) = head.filter(|_| !self.back) {
             let there = found(self.copy.get(&head_key, Piece::Whole).await)?;
             if there.is_none_or(|there| there.bytes != head.bytes) {
                 self.copy.put_replacing(&head_key, head.bytes).await?;

@@ -4,12 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
+use pitr_archive::ArchiveError;
 use pitr_archive::copying::{CopyState, Copying, follow};
-use pitr_archive::store::{AllStores, AnyStore, SharedStore, TellingStore, Told};
+use pitr_archive::store::{
+    AllStores, AnyStore, SharedStore, Standing, Store, TellingStore, Told, standing,
+};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::{Acknowledge, Archive, ArchiveUrl};
+use crate::exit::{Exit, Refusal};
 use crate::open;
 
 /// A copy that fails for so long is worth a word in the state.
@@ -30,8 +35,29 @@ pub struct Following {
     state: watch::Receiver<CopyState>,
 }
 
+/// Refuses a place that is no copy of the archive in `primary`: an empty mount point is none. Only `pitr-tool init` makes one.
+pub async fn require(
+    primary: &dyn Store,
+    copy: &dyn Store,
+    url: &ArchiveUrl,
+) -> anyhow::Result<()> {
+    let url = url.place();
+    let standing = standing(primary, copy).await;
+    match standing.with_context(|| format!("look at the copy {url}"))? {
+        Standing::Copy => Ok(()),
+        Standing::Empty => Err(ArchiveError::Absent { url }).context("open a copy of the archive"),
+        Standing::Other => {
+            let message = format!("{url} holds another archive, and no copy of this one");
+            let refusal = Refusal::new(Exit::Fenced, message);
+            Err(refusal
+                .hint("give the copy another url in [[archive.copy]]")
+                .into())
+        }
+    }
+}
+
 /// The archive and its copies as one store in which everything lies in each place.
-pub async fn all(archive: &Archive) -> anyhow::Result<SharedStore> {
+async fn all(archive: &Archive) -> anyhow::Result<SharedStore> {
     let primary = open::archive_store(&archive.url).await?;
     let mut copies = Vec::new();
     for copy in &archive.copies {

@@ -44,7 +44,7 @@ pub async fn run(
     supervision: Supervision,
 ) -> anyhow::Result<()> {
     let (writer, followers) = open::writer_and_copies(&config).await?;
-    probe::require(writer.archive()).await?;
+    probe::require(&config.archive).await?;
     let _using = match &config.spool {
         Some(spool) => Some(spool::attach(spool, &writer).await?),
         None => None,

@@ -7,7 +7,7 @@ use anyhow::Context;
 use pitr_archive::copying::{Copied, Copying};
 use pitrd::config::show_bytes;
 use pitrd::exit::{Exit, Refusal};
-use pitrd::open;
+use pitrd::{copies, open};
 use serde::Serialize;
 
 use crate::output;
@@ -61,15 +61,18 @@ impl fmt::Display for Report {
 pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
     let config = place.config()?;
     let urls = place.urls(config.as_ref())?;
-    let (primary, copies) = urls.split_first().context("an archive is named")?;
-    if copies.is_empty() {
+    let (primary, copy_urls) = urls.split_first().context("an archive is named")?;
+    if copy_urls.is_empty() {
         let message = "there is no copy: name one in [[archive.copy]], or a second --archive";
         return Err(Refusal::new(Exit::Usage, message).into());
     }
     let archive = open::archive_store(primary).await?;
     let mut exit = Exit::Done;
-    for copy in copies {
+    for copy in copy_urls {
         let store = open::archive_store(copy).await?;
+        if !args.back {
+            copies::require(&*archive, &*store, copy).await?;
+        }
         let (mut copying, from, to) = if args.back {
             (Copying::back(store, archive.clone()), copy, primary)
         } else {

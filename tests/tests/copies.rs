@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use pitr_archive::copying::{CopyState, Copying, follow};
 use pitr_archive::reader::LogReader;
-use pitr_archive::store::{AllStores, AnyStore, Piece, SharedStore, TellingStore};
+use pitr_archive::store::{
+    AllStores, AnyStore, Piece, SharedStore, StoreError, TellingStore, begin_copy,
+};
 use pitr_archive::{ArchiveError, Reading};
 use pitr_tests::check::{check_bytes, check_whole};
 use pitr_tests::fault_store::{Call, Failure, Fault, FaultStore};
@@ -23,11 +25,17 @@ fn live_in_two(
     source: &Arc<KnownSource>,
     pace: Pace,
 ) -> Option<Result<u64, ArchiveError>> {
-    let [primary, copy] = stores.clone();
-    let all: SharedStore = Arc::new(AllStores::new(Arc::new(primary), vec![Arc::new(copy)]));
+    let [primary, copy]: [SharedStore; 2] = stores.clone().map(|store| Arc::new(store) as _);
+    let all = AllStores::new(Arc::clone(&primary), vec![Arc::clone(&copy)]);
+    let life = async move {
+        // As `pitr-tool init` does, again after it died halfway.
+        Keys::shared().archive(Arc::clone(&primary)).await?;
+        begin_copy(&*primary, &*copy).await?;
+        archive_all(Arc::new(all), source, pace).await
+    };
     runtime().block_on(async {
         tokio::select! {
-            ended = archive_all(all, source, pace) => Some(ended),
+            ended = life => Some(ended),
             () = stores[0].crashed() => None,
             () = stores[1].crashed() => None,
         }
@@ -159,6 +167,31 @@ fn a_new_copy_has_everything_before_more_is_acknowledged() {
 }
 
 #[test]
+fn an_empty_place_becomes_no_copy_by_being_archived_into() {
+    let source = KnownSource::new(START, 9_500);
+    let media = [MemoryStore::new(), MemoryStore::new()];
+    pitr_tests::life::live(&FaultStore::new(media[0].clone()), &source, Pace::SMALL)
+        .unwrap()
+        .unwrap();
+    let [primary, copy]: [SharedStore; 2] = media.clone().map(|medium| Arc::new(medium) as _);
+    runtime().block_on(async {
+        let mut following = Copying::new(Arc::clone(&primary), Arc::clone(&copy));
+        let refused = following.run(&mut |_| ()).await;
+        assert!(
+            matches!(refused, Err(StoreError::Unavailable { .. })),
+            "{refused:?}"
+        );
+        let all = AllStores::new(primary, vec![copy]);
+        assert!(
+            archive_all(Arc::new(all), &source, Pace::SMALL)
+                .await
+                .is_err()
+        );
+    });
+    assert_eq!(media[1].keys(), Vec::<String>::new());
+}
+
+#[test]
 fn who_is_fenced_in_the_primary_puts_nothing_into_a_copy() {
     let source = KnownSource::new(START, 9_500);
     let media = [MemoryStore::new(), MemoryStore::new()];
@@ -195,6 +228,8 @@ fn a_copy_that_follows_through_any_faults_ends_as_the_archive_is() {
         }
         runtime().block_on(async {
             let primary: SharedStore = Arc::new(media[0].clone());
+            Keys::shared().archive(Arc::clone(&primary)).await.unwrap();
+            begin_copy(&*primary, &media[1]).await.unwrap();
             let (telling, mut told) = TellingStore::new(Arc::clone(&primary), 1);
             let copying = Copying::new(primary, Arc::new(copy.clone()));
             let (state, watch) = watch::channel(CopyState::default());
@@ -297,6 +332,7 @@ fn damage_is_not_copied() {
     damaged.truncate(damaged.len() - 1);
     medium.damage(&segment(4), damaged);
     let copy = MemoryStore::new();
+    runtime().block_on(begin_copy(&medium, &copy)).unwrap();
     let mut copying = Copying::new(Arc::new(medium), Arc::new(copy.clone()));
     let copied = runtime().block_on(copying.run(&mut |_| ())).unwrap();
     assert_eq!(copied.damaged, 1);

@@ -12,10 +12,9 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use tokio::sync::Mutex;
 
-use super::{
-    Fetched, IsSound, Listed, Piece, Probed, SharedStore, Store, StoreError, found, probe,
-};
+use super::{Fetched, IsSound, Listed, Piece, Probed, SharedStore, Store, StoreError, found};
 use crate::copying::Copying;
+use crate::layout;
 
 /// Stores as a writer sees them that acknowledges what all of them hold.
 #[derive(Debug)]
@@ -44,6 +43,50 @@ impl AllStores {
         let puts = self.copies.iter().map(|copy| put_same(&**copy, key, body));
         try_join_all(puts).await.map(drop)
     }
+}
+
+/// What a place is that is to be a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// A copy of the archive.
+    Copy,
+    /// It holds no archive: it is new, or its file system is not mounted.
+    Empty,
+    /// It holds an archive, and another one.
+    Other,
+}
+
+/// What the place `copy` is to the archive in `archive`.
+pub async fn standing(archive: &dyn Store, copy: &dyn Store) -> Result<Standing, StoreError> {
+    let ours = archive.get(layout::ARCHIVE, Piece::Whole).await?.bytes;
+    let theirs = found(copy.get(layout::ARCHIVE, Piece::Whole).await)?;
+    Ok(match theirs {
+        None => Standing::Empty,
+        Some(theirs) if theirs.bytes == ours => Standing::Copy,
+        Some(_) => Standing::Other,
+    })
+}
+
+/// Makes an empty place a copy of the archive, by its first object. Nothing but an operator's word may do that: whoever archives
+/// would take an empty mount point for a new copy.
+pub async fn begin_copy(archive: &dyn Store, copy: &dyn Store) -> Result<(), StoreError> {
+    let first = archive.get(layout::ARCHIVE, Piece::Whole).await?.bytes;
+    put_same(copy, layout::ARCHIVE, &first).await
+}
+
+/// Refuses a place that is no copy of the archive.
+pub(crate) async fn require_copy(archive: &dyn Store, copy: &dyn Store) -> Result<(), StoreError> {
+    let reason = match standing(archive, copy).await? {
+        Standing::Copy => return Ok(()),
+        Standing::Empty => {
+            "no copy is there; mount its file system, or make it one with pitr-tool init --config FILE"
+        }
+        Standing::Other => "another archive is there",
+    };
+    Err(StoreError::Unavailable {
+        key: layout::ARCHIVE.into(),
+        reason: reason.into(),
+    })
 }
 
 /// Puts what must be there and may be already.
@@ -140,21 +183,6 @@ impl Store for AllStores {
             copy.settle(prefix).await.map_err(in_a_copy)?;
         }
         Ok(())
-    }
-
-    async fn probe_copies(&self) -> Result<Vec<Probed>, StoreError> {
-        let archive = self.primary.get(crate::layout::ARCHIVE, Piece::Whole).await;
-        let archive = found(archive)?;
-        let mut probed = Vec::new();
-        for (number, copy) in (1..).zip(&self.copies) {
-            // Its first object makes a copy in a directory one.
-            if let Some(archive) = &archive {
-                put_same(&**copy, crate::layout::ARCHIVE, &archive.bytes).await?;
-            }
-            let of_copy = Box::pin(probe(&**copy)).await.map_err(in_a_copy)?;
-            probed.extend(of_copy.into_iter().map(|one| one.of_copy(number)));
-        }
-        Ok(probed)
     }
 
     async fn probe_medium(&self) -> Result<Vec<Probed>, StoreError> {

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-pub(crate) use copies::put_same;
-pub use copies::{AllStores, AnyStore};
+pub use copies::{AllStores, AnyStore, Standing, begin_copy, standing};
+pub(crate) use copies::{put_same, require_copy};
 pub use directory::DirectoryStore;
 pub use probe::{Probed, Verdict, probe};
 pub use s3::{Lock, LockMode, S3Settings, S3Store, S3UrlError, Sse, is_endpoint};
@@ -92,11 +92,6 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// When this returns, all that a reader has seen under `prefix` is durable, even if its writer was killed
     /// between making it visible and making it durable.
     async fn settle(&self, prefix: &str) -> Result<(), StoreError>;
-
-    /// What [`probe`] finds in the copies of this store, if it has any. Before it tries the store itself: both use the same keys.
-    async fn probe_copies(&self) -> Result<Vec<Probed>, StoreError> {
-        Ok(Vec::new())
-    }
 
     /// What [`probe`] has to try beyond the contract, on this kind of medium.
     async fn probe_medium(&self) -> Result<Vec<Probed>, StoreError> {

@@ -44,12 +44,6 @@ impl Probed {
             detail: detail.into(),
         }
     }
-
-    /// The same, said of a copy.
-    pub(super) fn of_copy(self, number: usize) -> Self {
-        let detail = format!("copy {number}: {}", self.detail);
-        Self { detail, ..self }
-    }
 }
 
 /// Tries the store out.
@@ -57,7 +51,6 @@ impl Probed {
 /// # Errors
 /// If the store does not answer: then nothing is known of it.
 pub async fn probe(store: &dyn Store) -> Result<Vec<Probed>, StoreError> {
-    let copies = store.probe_copies().await?;
     let tries = try_join4(
         condition(store),
         read_after_write(store),
@@ -67,7 +60,6 @@ pub async fn probe(store: &dyn Store) -> Result<Vec<Probed>, StoreError> {
     let (condition, read, absent, medium) = tries.await?;
     let mut found = vec![condition, read, absent];
     found.extend(medium);
-    found.extend(copies);
     Ok(found)
 }
 

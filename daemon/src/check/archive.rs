@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pitr_archive::Archive;
 use pitr_archive::keys::WriterKey;
+use pitr_archive::store::{Lock, Store};
 
 use super::{Finding, failed};
 use crate::config::{ArchiveUrl, Config};
@@ -34,17 +35,45 @@ pub(super) async fn archive(config: &Config) -> (Option<Arc<Archive>>, Vec<Findi
 
 /// Tries out where the archive and its copies lie.
 async fn store(config: &Config) -> Vec<Finding> {
-    let tried = async { probe::findings(&*copies::all(&config.archive).await?).await };
-    let mut findings = match tried.await {
-        Ok(findings) => findings,
-        Err(error) => vec![failed("store", &error, "look at the store")],
+    let archive = &config.archive;
+    let primary = match open::archive_store(&archive.url).await {
+        Ok(primary) => primary,
+        Err(error) => return vec![failed("store", &error, "look at the store")],
     };
-    if config.archive.lock.is_some() && matches!(config.archive.url, ArchiveUrl::File(_)) {
-        findings.push(Finding::warn(
-            "immutability",
-            "a directory does not enforce immutable_for: whoever may write into it may delete",
-            "keep a copy in a bucket with Object Lock",
-        ));
+    let tried = probe::findings("store", &*primary).await;
+    let mut findings =
+        tried.unwrap_or_else(|error| vec![failed("store", &error, "look at the store")]);
+    findings.extend(mutable(&archive.url, archive.lock));
+    for copy in &archive.copies {
+        let tried = try_copy(&*primary, &copy.url).await;
+        findings
+            .extend(tried.unwrap_or_else(|error| vec![failed("copy", &error, "look at the copy")]));
+        findings.extend(mutable(&copy.url, copy.lock));
     }
     findings
+}
+
+async fn try_copy(primary: &dyn Store, url: &ArchiveUrl) -> anyhow::Result<Vec<Finding>> {
+    let copy = open::archive_store(url).await?;
+    copies::require(primary, &*copy, url).await?;
+    let mut findings = probe::findings("copy", &*copy).await?;
+    for finding in &mut findings {
+        finding.detail = format!("{}: {}", url.place(), finding.detail);
+    }
+    Ok(findings)
+}
+
+/// A lock that is asked for where nobody keeps it.
+fn mutable(url: &ArchiveUrl, lock: Option<Lock>) -> Option<Finding> {
+    let ArchiveUrl::File(path) = url else {
+        return None;
+    };
+    lock.map(|_| {
+        let detail = format!(
+            "a directory does not enforce immutable_for: whoever may write into {} may delete",
+            path.display()
+        );
+        let hint = "keep a copy in a bucket with Object Lock";
+        Finding::warn("immutability", detail, hint)
+    })
 }
