@@ -40,6 +40,12 @@ fn what_is_archived_cannot_be_deleted_and_what_is_hidden_is_still_read() {
     let last = Fingerprint::take(&server);
     daemon.wait_archived(&server);
 
+    // Nobody can delete what is locked: however often the store is tried out, one locked object tells.
+    daemon.check().success("pitrd --check, again");
+    let versions = format!("/{BUCKET}?versions&prefix={PREFIX}/probe/lock");
+    let listed = store.ask("GET", &versions, "").text;
+    assert_eq!(listed.matches("<VersionId>").count(), 1, "{listed}");
+
     let head = store
         .ask("HEAD", &path(FIRST_SEGMENT), "")
         .text

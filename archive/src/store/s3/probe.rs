@@ -2,9 +2,11 @@
 
 use std::time::SystemTime;
 
-use aws_sdk_s3::types::ObjectLockMode;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::primitives::DateTime;
+use aws_sdk_s3::types::{ObjectLockLegalHoldStatus, ObjectLockMode};
 use bytes::Bytes;
-use futures_util::future::{try_join, try_join3};
+use futures_util::future::{try_join, try_join4};
 
 use super::error::Failure;
 use super::{Lock, LockMode, S3Store};
@@ -13,7 +15,9 @@ use crate::store::probe::{ABSENT, Probed, Verdict, refused};
 
 /// Put with a wrong checksum, which no store should take.
 const WRONG: &str = "probe/checksum";
-/// Put with a lock.
+/// Replaced by every probe, to see what the store's clock says.
+const CLOCK: &str = "probe/clock";
+/// Put with a lock, once for each lock that is asked for.
 const TRIED: &str = "probe/lock";
 /// S3 refuses requests from a clock that is 15 minutes off.
 const SKEW_WARN_SECONDS: u64 = 60;
@@ -22,14 +26,16 @@ const LOCK_SLACK_SECONDS: i64 = 15 * 60;
 
 impl S3Store {
     pub(super) async fn probe_service(&self) -> Result<Vec<Probed>, StoreError> {
-        let tries = try_join3(
+        let tries = try_join4(
             self.probe_checksum(),
-            self.probe_clock_and_lock(),
+            self.probe_clock(),
+            self.probe_lock(),
             self.probe_delete(),
         );
-        let (checksum, clock_and_lock, delete) = tries.await?;
+        let (checksum, clock, lock, delete) = tries.await?;
         let mut found = vec![checksum];
-        found.extend(clock_and_lock);
+        found.extend(clock);
+        found.extend(lock);
         found.extend(delete);
         Ok(found)
     }
@@ -49,42 +55,60 @@ impl S3Store {
                 Verdict::Sound,
                 "a body that does not fit its checksum is refused",
             )),
-            Err(failure) => refused(failure.explain(TRIED), "s3:PutObject"),
+            Err(failure) => refused(failure.explain(WRONG), "s3:PutObject"),
         }
     }
 
-    async fn probe_clock_and_lock(&self) -> Result<Vec<Probed>, StoreError> {
+    async fn probe_clock(&self) -> Result<Option<Probed>, StoreError> {
         let client = self.connection.client().await;
-        let body = Bytes::from_static(b"locked, if there is a lock");
-        let request = self.locked(self.put_request(&client, self.below(TRIED), body));
-        let permission = match self.settings.lock {
-            None => "s3:PutObject",
-            Some(_) => "s3:PutObjectRetention or s3:PutObjectLegalHold",
-        };
+        let body = Bytes::from_static(b"when was this put?");
+        let request = self.put_request(&client, self.below(CLOCK), body);
         if let Err(failure) = self.send_put(request, 0).await {
-            return Ok(vec![refused(failure.explain(TRIED), permission)?]);
+            return Ok(Some(refused(failure.explain(CLOCK), "s3:PutObject")?));
         }
-        let head = client
+        match self.head(CLOCK).await {
+            Ok(head) => Ok(head.last_modified().map(|modified| clock(modified.secs()))),
+            Err(failure) => Ok(Some(refused(failure.explain(CLOCK), "s3:GetObject")?)),
+        }
+    }
+
+    /// What was put with this lock once shows that the store locks; only where there is no such object is one put, as nobody could
+    /// delete it again.
+    async fn probe_lock(&self) -> Result<Option<Probed>, StoreError> {
+        let Some(lock) = self.settings.lock else {
+            return Ok(None);
+        };
+        match self.head(TRIED).await {
+            Ok(head) => {
+                let shown = locked(lock, &head);
+                if shown.verdict == Verdict::Sound {
+                    return Ok(Some(shown));
+                }
+            }
+            Err(failure) if failure.status == Some(404) => {}
+            Err(failure) => return Ok(Some(refused(failure.explain(TRIED), "s3:GetObject")?)),
+        }
+        let client = self.connection.client().await;
+        let body = Bytes::from_static(b"locked");
+        let request = self.locked(self.put_request(&client, self.below(TRIED), body));
+        if let Err(failure) = self.send_put(request, 0).await {
+            let permission = "s3:PutObjectRetention or s3:PutObjectLegalHold";
+            return Ok(Some(refused(failure.explain(TRIED), permission)?));
+        }
+        match self.head(TRIED).await {
+            Ok(head) => Ok(Some(locked(lock, &head))),
+            Err(failure) => Ok(Some(refused(failure.explain(TRIED), "s3:GetObject")?)),
+        }
+    }
+
+    async fn head(&self, key: &str) -> Result<HeadObjectOutput, Failure> {
+        let client = self.connection.client().await;
+        let request = client
             .head_object()
             .bucket(&self.settings.bucket)
-            .key(self.below(TRIED));
-        let sent = async { head.send().await.map_err(|error| Failure::of(&error)) };
-        let head = match self.call(0, sent).await {
-            Ok(head) => head,
-            Err(failure) => return Ok(vec![refused(failure.explain(TRIED), "s3:GetObject")?]),
-        };
-        let mut found = Vec::new();
-        if let Some(modified) = head.last_modified() {
-            found.push(clock(modified.secs()));
-        }
-        if let Some(lock) = self.settings.lock {
-            let until = head.object_lock_retain_until_date().map(|date| date.secs());
-            let held = head
-                .object_lock_legal_hold_status()
-                .is_some_and(|hold| hold.as_str() == "ON");
-            found.push(locked(lock, head.object_lock_mode(), until, held));
-        }
-        Ok(found)
+            .key(self.below(key));
+        let sent = async { request.send().await.map_err(|error| Failure::of(&error)) };
+        self.call(0, sent).await
     }
 
     /// Deletes what does not exist: whoever may do that may do more than a daemon needs.
@@ -138,14 +162,19 @@ fn clock(theirs: i64) -> Probed {
     }
 }
 
-/// What the store says of an object that was put with a lock.
-fn locked(lock: Lock, mode: Option<&ObjectLockMode>, until: Option<i64>, held: bool) -> Probed {
+/// What the store says of an object that was put with a lock, whenever that was.
+fn locked(lock: Lock, head: &HeadObjectOutput) -> Probed {
+    let seconds = |date: Option<&DateTime>| date.map(DateTime::secs);
+    let until = seconds(head.object_lock_retain_until_date());
+    let mode = head.object_lock_mode();
+    let held = head.object_lock_legal_hold_status() == Some(&ObjectLockLegalHoldStatus::On);
     let wanted = match lock.mode {
         LockMode::Compliance => ObjectLockMode::Compliance,
         LockMode::Governance => ObjectLockMode::Governance,
     };
     if let Some(time) = lock.immutable_for {
-        let needed = now_seconds() + time.as_secs() as i64 - LOCK_SLACK_SECONDS;
+        let put = seconds(head.last_modified()).unwrap_or_else(now_seconds);
+        let needed = put + time.as_secs() as i64 - LOCK_SLACK_SECONDS;
         if mode != Some(&wanted) || until.is_none_or(|until| until < needed) {
             let detail = "objects are not made immutable: the store took the lock and shows none, or a shorter one; is \
                           s3:GetObjectRetention given?";
