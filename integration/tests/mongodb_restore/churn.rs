@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bson::{DateTime, Document, doc};
 use mongodb::Client;
-use pitr_integration::{Daemon, Mongo, Signal, Site, wait_until};
+use pitr_integration::{Daemon, Mongo, Signal, Site, Tool, wait_until};
 
 use crate::by_hand::newest;
 use crate::compare::Deployment;
@@ -283,4 +283,63 @@ fn a_restore_that_is_killed_while_it_loads_is_begun_again_by_the_same_command() 
     tool.restore(&[&at], Path::new(&uri))
         .success("the same again");
     held.assert_same(&target.block_on(Deployment::of(&target)));
+}
+
+/// Kills a restore as soon as its mark is there.
+fn kill_marked(tool: &Tool, into: &str, marked: impl Fn() -> bool) {
+    let arguments = ["restore", "--to", "latest", "--into", into, "--jobs", "1"];
+    let mut restore = tool.spawn(&arguments, "killed.log");
+    wait_until("the mark", PATIENCE, || {
+        let ended = restore.ended();
+        assert!(ended.is_none(), "it ended first:\n{}", restore.log_tail());
+        marked()
+    });
+    restore.signal(Signal::Kill);
+    restore.wait(PATIENCE);
+}
+
+#[test]
+fn latest_that_was_interrupted_is_begun_again_though_more_was_archived_since() {
+    let site = Site::new("mlatest");
+    let source = Mongo::single(&site, "source");
+    let rows = source.collection("shop.rows");
+    let fill = |first: i32| {
+        let batch = (first..first + 20_000).map(|id| doc! { "_id": id, "text": "z".repeat(400) });
+        source
+            .block_on(async { rows.insert_many(batch).await })
+            .unwrap();
+    };
+    fill(0);
+    fill(20_000);
+    let daemon = Daemon::follow(&source, "pitrd");
+    let tool = daemon.tool();
+    tool.backup(&[]);
+    source.run("shop", doc! { "create": "passing" });
+    daemon.wait_covered(&source);
+    let held = source.block_on(Deployment::of(&source));
+
+    let target = Mongo::single(&site, "target");
+    let (uri, directory) = (target.uri(), site.path("files"));
+    kill_marked(&tool, &uri, || {
+        let there = target.try_run("shop", doc! { "count": "rows" });
+        there.is_ok_and(|count| count.get_i32("n").is_ok_and(|n| n > 1000))
+    });
+    let into = directory.to_string_lossy().into_owned();
+    kill_marked(&tool, &into, || directory.join("shop/rows.bson").exists());
+
+    // More is archived, and what the interrupted one may have made is gone at the source.
+    source.run("shop", doc! { "drop": "passing" });
+    fill(40_000);
+    daemon.wait_covered(&source);
+    let again = tool.restore(&["latest"], Path::new(&uri)).success("again");
+    assert!(
+        again.stdout.contains("was interrupted here"),
+        "{}",
+        again.stdout
+    );
+    held.assert_same(&target.block_on(Deployment::of(&target)));
+    tool.restore(&["latest"], &directory)
+        .success("again, files");
+    assert!(directory.join("shop/passing.metadata.json").exists());
+    assert!(!directory.join(".pitrd-incomplete").exists());
 }

@@ -125,6 +125,13 @@ impl fmt::Display for Report {
             "  {bytes}, {stored} in the store, in {}",
             show_duration(took)
         )?;
-        writeln!(f, "  restorable from ts:{} on", self.t1)
+        if self.restorable {
+            writeln!(f, "  restorable from ts:{} on", self.t1)
+        } else {
+            writeln!(
+                f,
+                "  NOT RESTORABLE: the archive does not hold the log that it needs"
+            )
+        }
     }
 }

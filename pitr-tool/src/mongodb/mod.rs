@@ -4,6 +4,7 @@
 pub mod backup;
 pub mod history;
 mod id;
+mod interrupted;
 pub mod plan;
 pub mod restore;
 pub mod status;

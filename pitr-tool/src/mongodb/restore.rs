@@ -20,6 +20,7 @@ use pitrd::exit::{Exit, Refusal};
 use serde::Serialize;
 
 use super::id;
+use super::interrupted::Job;
 use super::plan::Entry;
 use crate::output::{self, Table};
 use crate::progress::Progress;
@@ -27,6 +28,8 @@ use crate::restore::Args;
 
 /// What `--into` begins with when it names a deployment.
 const SCHEMES: [&str; 2] = ["mongodb://", "mongodb+srv://"];
+/// For the command, if nothing is said.
+const MEMORY_BYTES: u64 = 512 << 20;
 /// Documents of a copy go beside their collection.
 const COPY: &str = "_restored";
 
@@ -55,10 +58,11 @@ pub struct MongodbArgs {
     /// A file with the password of the user that --into names, and nothing else; mode 0600
     #[arg(long, value_name = "FILE")]
     pub into_password_file: Option<PathBuf>,
-    /// Memory for the command; what is beyond goes to scratch files
-    #[arg(long, value_name = "SIZE", default_value = "512 MiB", value_parser = size)]
-    pub memory: u64,
-    /// Directory for scratch files; by default the one that TMPDIR names
+    /// Memory for the command, 512 MiB if nothing is said; what is beyond goes to scratch files
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<u64>,
+    /// Directory for scratch files; by default the one that holds the directory of --into, and with a deployment the one that
+    /// TMPDIR names
     #[arg(long, value_name = "DIR")]
     pub scratch: Option<PathBuf>,
 }
@@ -69,7 +73,8 @@ impl MongodbArgs {
     pub fn is_given(&self) -> bool {
         let named =
             !self.only.is_empty() || !self.rename.is_empty() || self.into_password_file.is_some();
-        named || self.filter.is_some() || self.id.is_some() || self.drop || self.scratch.is_some()
+        let picked = self.filter.is_some() || self.id.is_some() || self.drop;
+        named || picked || self.scratch.is_some() || self.memory.is_some()
     }
 
     fn selection(&self) -> anyhow::Result<Selection> {
@@ -117,7 +122,10 @@ impl MongodbArgs {
     /// How much the fold may take; `beside` is where scratch files go if nothing else is said.
     fn limits(&self, beside: Option<&Path>) -> Limits {
         let scratch = self.scratch.clone().or(beside.map(Path::to_owned));
-        limits(self.memory, scratch.unwrap_or_else(std::env::temp_dir))
+        limits(
+            self.memory.unwrap_or(MEMORY_BYTES),
+            scratch.unwrap_or_else(std::env::temp_dir),
+        )
     }
 }
 
@@ -206,15 +214,21 @@ pub async fn run(reading: Arc<Reading>, args: &Args) -> anyhow::Result<Exit> {
     let deployment = SCHEMES.iter().any(|scheme| into.starts_with(scheme));
     check(args, deployment)?;
     let selection = args.mongodb.selection()?;
-    let plan = plan::plan(&reading, args.target.mongodb()?, args.target.before)
-        .await
-        .context("plan")?;
+    let asked = (args.target.mongodb()?, args.target.before);
     // Asked before anything is fetched: a target that cannot be reached costs nothing.
     let load = if deployment {
         Some(connect(args, &into).await?)
     } else {
         None
     };
+    let place = load.as_ref().map(|(load, _)| load);
+    let job = Job::find(reading.archive(), asked, &selection, place, &args.into).await?;
+    let remark = job.remark();
+    if let Some(remark) = &remark {
+        output::note(remark);
+    }
+    let (target, before) = job.target(asked.0, asked.1);
+    let plan = plan::plan(&reading, target, before).await.context("plan")?;
     let beside = if deployment {
         None
     } else {
@@ -222,12 +236,7 @@ pub async fn run(reading: Arc<Reading>, args: &Args) -> anyhow::Result<Exit> {
     };
     let progress = Arc::new(Progress::start("restore", None));
     let watch = watch(&progress);
-    let job = format!(
-        "{} {} {} {selection:?}",
-        reading.archive().id(),
-        plan.base,
-        plan.stop
-    );
+    let job = job.mark(plan.stop);
     let fold = open(
         Arc::clone(&reading),
         &plan,
@@ -235,7 +244,7 @@ pub async fn run(reading: Arc<Reading>, args: &Args) -> anyhow::Result<Exit> {
         &watch,
     )
     .await?;
-    let (summary, place) = match load {
+    let (mut summary, place) = match load {
         Some((load, hosts)) => {
             let load = Load { job, ..load };
             let summary = into_deployment(&fold, &selection, &load, &watch).await;
@@ -251,6 +260,7 @@ pub async fn run(reading: Arc<Reading>, args: &Args) -> anyhow::Result<Exit> {
         }
     };
     progress.finish();
+    summary.remarks.extend(remark);
     let compared = deployment && args.mongodb.id.is_none();
     let report = Report::new(
         &plan,
@@ -266,9 +276,9 @@ pub async fn run(reading: Arc<Reading>, args: &Args) -> anyhow::Result<Exit> {
 /// Refuses options that have no meaning here.
 fn check(args: &Args, deployment: bool) -> anyhow::Result<()> {
     args.target.check()?;
-    let of_postgres = args.start || args.pg_bin.is_some() || !args.tablespaces.is_empty();
-    let message = if of_postgres {
-        "--start, --pg-bin and --tablespace belong to PostgreSQL"
+    let server = args.start || args.pg_bin.is_some() || args.action.is_some();
+    let message = if server || !args.tablespaces.is_empty() {
+        "--start, --pg-bin, --action and --tablespace belong to PostgreSQL"
     } else if args.mongodb.id.is_some() && !deployment {
         "--id puts a document into a deployment: give --into mongodb://…"
     } else if (args.mongodb.drop || args.mongodb.into_password_file.is_some()) && !deployment {

@@ -47,9 +47,9 @@ pub struct Args {
     /// Puts the tablespace that was at OLD to NEW; once for each tablespace
     #[arg(long = "tablespace", value_name = "OLD=NEW")]
     pub tablespaces: Vec<Mapping>,
-    /// What the server does when it has reached the target
-    #[arg(long, value_enum, default_value = "pause")]
-    pub action: Action,
+    /// What the server of PostgreSQL does when it has reached the target; pause if nothing is said
+    #[arg(long, value_enum)]
+    pub action: Option<Action>,
     /// Start the server, wait until it stands at the target, and say how long that took
     #[arg(long, requires = "pg_bin")]
     pub start: bool,
@@ -127,7 +127,7 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
         return crate::mongodb::restore::run(reading, args).await;
     }
     if args.mongodb.is_given() {
-        let message = "--only, --rename, --filter, --id and what goes with them belong to archives of MongoDB";
+        let message = "--only, --rename, --filter, --id, --memory, --scratch and what goes with them belong to archives of MongoDB";
         return Err(Refusal::new(Exit::Usage, message).into());
     }
     let target = &args.target;
@@ -149,7 +149,7 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
         jobs: args
             .jobs
             .unwrap_or_else(|| default_jobs(matches!(url, ArchiveUrl::S3(_)))),
-        action: args.action.into(),
+        action: args.action.unwrap_or(Action::Pause).into(),
         commands: server_command::commands(place, config.as_ref(), &plan)?,
         pg_bin: args.pg_bin.clone(),
         watch: watch(&progress),

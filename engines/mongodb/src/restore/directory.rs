@@ -79,6 +79,15 @@ pub async fn into_directory(
     Ok(summary)
 }
 
+/// The job of a restore into `directory` that was interrupted, if there is one.
+pub fn interrupted_in(directory: &Path) -> std::io::Result<Option<String>> {
+    match fs::read_to_string(directory.join(MARK)) {
+        Ok(job) => Ok(Some(job)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 impl Directory {
     /// Makes the directory and marks it.
     fn prepare(&self) -> Result<(), RestoreError> {
@@ -104,7 +113,7 @@ impl Directory {
             }
             Ok(_) => {
                 return Err(refused(
-                    "an interrupted restore of something else lies there",
+                    "an interrupted restore of something else lies there; end it by its own command, or name another directory",
                 ));
             }
             Err(_) if !entries.is_empty() => return Err(refused("the directory is not empty")),

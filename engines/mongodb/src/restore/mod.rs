@@ -16,10 +16,10 @@ mod views;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-pub use directory::{Directory, MARK, into_directory};
+pub use directory::{Directory, MARK, interrupted_in, into_directory};
 pub use error::RestoreError;
 pub use filter::Filter;
-pub use load::{Load, MARK_DATABASE, into_deployment};
+pub use load::{Load, MARK_DATABASE, interrupted_on, into_deployment};
 pub use run::{Event, Fold, Source, State, Watch, limits};
 pub use select::{Name, Rename, Role, Selected, Selection, Target};
 

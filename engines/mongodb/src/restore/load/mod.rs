@@ -18,7 +18,7 @@ use super::special::{Sifted, Special};
 use super::{Fold, RestoreError, Restored, Summary, Watch, check_names, picked_files, wanted};
 use crate::fold::Folded;
 
-pub use room::MARK_DATABASE;
+pub use room::{MARK_DATABASE, interrupted_on};
 
 /// Collections that are made, indexed or compared at once.
 const AT_ONCE: usize = 4;

@@ -38,6 +38,13 @@ fn taken(reason: String) -> RestoreError {
     }
 }
 
+/// The job of a restore into this deployment that was interrupted, if there is one.
+pub async fn interrupted_on(client: &Client) -> Result<Option<String>, RestoreError> {
+    let found = mark(client).find_one(doc! {}).await;
+    let found = found.map_err(RestoreError::server("look for an interrupted restore"))?;
+    Ok(found.and_then(|found| found.get_str("job").ok().map(str::to_owned)))
+}
+
 /// Checks that there is room, makes it where that was asked for, and marks the target.
 pub(super) async fn make(
     load: &Load,
@@ -65,7 +72,7 @@ pub(super) async fn make(
         }
         Some(_) if !load.drop => {
             return Err(taken(
-                "an interrupted restore of something else lies there; end it, or give --drop"
+                "an interrupted restore of something else lies there; end it by its own command, or give --drop"
                     .into(),
             ));
         }
