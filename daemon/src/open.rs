@@ -1,13 +1,14 @@
 //! What a configuration names, opened: the connection with its password, the keys, the archive, its writer. Between
 //! [`crate::config`], which reads text, and whoever does the work; used by the daemon and by `pitr-tool`.
 
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 use pitr_archive::Archive;
-use pitr_archive::keys::{KeyFile, Wrapper, WriterKey, is_private};
+use pitr_archive::keys::{KeyError, KeyFile, Wrapper, WriterKey, is_private};
 use pitr_archive::store::{DirectoryStore, S3Store, SharedStore};
 use pitr_archive::writer::Writer;
 use pitr_postgres::connect::{ConnInfo, Secret};
@@ -129,6 +130,18 @@ pub async fn archive(url: &ArchiveUrl) -> anyhow::Result<Arc<Archive>> {
     archive.context("open the archive")
 }
 
+/// The signing key, which `pitr-tool init` makes: that it has not run yet is the first thing that goes wrong.
+fn signing_key(path: &Path) -> anyhow::Result<WriterKey> {
+    match WriterKey::load(path) {
+        Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            let message = format!("there is no signing key: {} does not exist", path.display());
+            let hint = "pitr-tool init --config FILE makes it with the archive; with --identity FILE it brings a lost one back";
+            Err(Refusal::new(Exit::Keys, message).hint(hint).into())
+        }
+        loaded => loaded.context("load the signing key"),
+    }
+}
+
 /// The writer of the configuration's archive: whoever puts anything into it.
 pub async fn writer(config: &Config) -> anyhow::Result<Arc<Writer>> {
     Ok(writer_and_copies(config).await?.0)
@@ -136,7 +149,7 @@ pub async fn writer(config: &Config) -> anyhow::Result<Arc<Writer>> {
 
 /// The writer, and the copies of the archive that follow on their own, not started yet.
 pub async fn writer_and_copies(config: &Config) -> anyhow::Result<(Arc<Writer>, Vec<Follower>)> {
-    let key = WriterKey::load(&config.archive.signing_key_file).context("load the signing key")?;
+    let key = signing_key(&config.archive.signing_key_file)?;
     let wrappers = wrappers(&config.encryption)?;
     let (store, followers) = copies::writing(&config.archive).await?;
     let archive = Archive::open(store, &config.archive.url.place()).await;

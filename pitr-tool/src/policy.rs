@@ -1,4 +1,4 @@
-//! `pitr-tool policy`: the least that the daemon, or a restore, has to be allowed to do with an archive in S3, as an IAM policy.
+//! `pitr-tool policy`: the least that the daemon, or a restore, has to be allowed to do with an archive and its copies in S3, as an IAM policy.
 
 use clap::ValueEnum;
 use pitr_archive::store::{S3Settings, Sse};
@@ -35,36 +35,42 @@ pub enum Role {
 /// Runs it.
 pub fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
     let config = place.config()?;
-    let ArchiveUrl::S3(settings) = place.url(config.as_ref())? else {
+    let urls = place.urls(config.as_ref())?;
+    let buckets = urls.iter().filter_map(|url| match url {
+        ArchiveUrl::S3(settings) => Some(&**settings),
+        ArchiveUrl::File(_) => None,
+    });
+    let buckets: Vec<_> = buckets.collect();
+    if buckets.is_empty() {
         let message =
             "a directory has no policy: the daemon's user owns it, and nobody else may enter";
         return Err(Refusal::new(Exit::Usage, message).into());
-    };
-    let text = serde_json::to_string_pretty(&policy(&settings, args.role));
+    }
+    let text = serde_json::to_string_pretty(&policy(&buckets, args.role));
     output::line(&text?)?;
     Ok(Exit::Done)
 }
 
-fn policy(settings: &S3Settings, role: Role) -> Value {
+/// One policy for all of `buckets`.
+fn policy(buckets: &[&S3Settings], role: Role) -> Value {
+    let mut statements = Vec::new();
+    for (number, settings) in buckets.iter().enumerate() {
+        // An id is unique in a policy, and is made of letters and digits.
+        let suffix = match number {
+            0 => String::new(),
+            _ => (number + 1).to_string(),
+        };
+        statements.extend(place_statements(settings, role, &suffix));
+    }
+    json!({ "Version": "2012-10-17", "Statement": statements })
+}
+
+fn place_statements(settings: &S3Settings, role: Role, suffix: &str) -> Vec<Value> {
     let bucket = format!("arn:aws:s3:::{}", settings.bucket);
     let slash = if settings.prefix.is_empty() { "" } else { "/" };
     let objects = format!("{bucket}/{}{slash}*", settings.prefix);
-    let mut object_actions = vec!["s3:GetObject"];
-    if role == Role::Daemon {
-        object_actions.push("s3:PutObject");
-        if let Some(lock) = settings.lock {
-            if lock.immutable_for.is_some() {
-                object_actions.extend(["s3:PutObjectRetention", "s3:GetObjectRetention"]);
-            }
-            if lock.legal_hold {
-                object_actions.extend(["s3:PutObjectLegalHold", "s3:GetObjectLegalHold"]);
-            }
-        }
-    }
-    // What a delete marker hides is read by its version.
-    object_actions.push("s3:GetObjectVersion");
     let mut list = json!({
-        "Sid": "ListArchive",
+        "Sid": format!("ListArchive{suffix}"),
         "Effect": "Allow",
         "Action": ["s3:ListBucket", "s3:ListBucketVersions"],
         "Resource": bucket,
@@ -75,7 +81,12 @@ fn policy(settings: &S3Settings, role: Role) -> Value {
             json!({ "StringLikeIfExists": { "s3:prefix": format!("{}/*", settings.prefix) } });
     }
     let mut statements = vec![
-        json!({ "Sid": "Objects", "Effect": "Allow", "Action": object_actions, "Resource": objects }),
+        json!({
+            "Sid": format!("Objects{suffix}"),
+            "Effect": "Allow",
+            "Action": object_actions(settings, role),
+            "Resource": objects,
+        }),
         list,
     ];
     if let Some(Sse::Kms(key)) = &settings.sse {
@@ -87,11 +98,30 @@ fn policy(settings: &S3Settings, role: Role) -> Value {
             Some(key) if key.starts_with("arn:") => key.clone(),
             _ => "arn:aws:kms:REGION:ACCOUNT:key/KEY".into(),
         };
+        let sid = format!("Key{suffix}");
         statements.push(
-            json!({ "Sid": "Key", "Effect": "Allow", "Action": actions, "Resource": resource }),
+            json!({ "Sid": sid, "Effect": "Allow", "Action": actions, "Resource": resource }),
         );
     }
-    json!({ "Version": "2012-10-17", "Statement": statements })
+    statements
+}
+
+fn object_actions(settings: &S3Settings, role: Role) -> Vec<&'static str> {
+    let mut actions = vec!["s3:GetObject"];
+    if role == Role::Daemon {
+        actions.push("s3:PutObject");
+        if let Some(lock) = settings.lock {
+            if lock.immutable_for.is_some() {
+                actions.extend(["s3:PutObjectRetention", "s3:GetObjectRetention"]);
+            }
+            if lock.legal_hold {
+                actions.extend(["s3:PutObjectLegalHold", "s3:GetObjectLegalHold"]);
+            }
+        }
+    }
+    // What a delete marker hides is read by its version.
+    actions.push("s3:GetObjectVersion");
+    actions
 }
 
 #[cfg(test)]
@@ -106,7 +136,7 @@ mod tests {
     fn nobody_is_allowed_to_delete_and_a_restore_not_to_put() {
         let settings = settings("s3://backups/orders?sse=kms");
         for role in [Role::Daemon, Role::Restore] {
-            let text = policy(&settings, role).to_string();
+            let text = policy(&[&settings], role).to_string();
             assert!(!text.contains("Delete") && !text.contains("s3:*"), "{text}");
             assert_eq!(text.contains("s3:PutObject"), role == Role::Daemon);
             assert!(text.contains("arn:aws:s3:::backups/orders/*"), "{text}");
@@ -116,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_bucket_of_its_own_is_listed_without_a_condition() {
-        let text = policy(&settings("s3://backups"), Role::Daemon).to_string();
+        let text = policy(&[&settings("s3://backups")], Role::Daemon).to_string();
         assert!(text.contains("arn:aws:s3:::backups/*"), "{text}");
         assert!(!text.contains("Condition"), "{text}");
     }
@@ -129,13 +159,23 @@ mod tests {
             mode: pitr_archive::store::LockMode::Compliance,
             legal_hold: true,
         });
-        let text = policy(&settings, Role::Daemon).to_string();
+        let text = policy(&[&settings], Role::Daemon).to_string();
         assert!(text.contains("s3:PutObjectRetention"), "{text}");
         assert!(text.contains("s3:PutObjectLegalHold"), "{text}");
         assert!(
-            !policy(&settings, Role::Restore)
+            !policy(&[&settings], Role::Restore)
                 .to_string()
                 .contains("Retention")
         );
+    }
+
+    #[test]
+    fn a_copy_is_in_the_policy_too() {
+        let places = [settings("s3://here/orders"), settings("s3://there/orders")];
+        let policy = policy(&[&places[0], &places[1]], Role::Daemon);
+        let statements = policy["Statement"].as_array().unwrap();
+        let ids: Vec<_> = statements.iter().map(|one| &one["Sid"]).collect();
+        assert_eq!(ids, ["Objects", "ListArchive", "Objects2", "ListArchive2"]);
+        assert_eq!(statements[2]["Resource"], "arn:aws:s3:::there/orders/*");
     }
 }

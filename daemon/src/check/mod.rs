@@ -7,6 +7,7 @@ mod local;
 mod mongodb;
 mod slot;
 mod source;
+mod synchronous;
 
 use std::fmt;
 

@@ -36,7 +36,7 @@ pub(super) async fn source(config: &MongodbSource, archive: Option<&Archive>) ->
         .user()
         .map_or("without a user".into(), |user| format!("as {user}"));
     let mut findings = vec![
-        Finding::ok(SUBJECT, format!("connected {who}")),
+        connected(&who, connection.is_plain_on_the_network()),
         Finding::ok(
             "server",
             format!("MongoDB {}, a replica set", server.version),
@@ -50,6 +50,18 @@ pub(super) async fn source(config: &MongodbSource, archive: Option<&Archive>) ->
     findings.push(window(&probe));
     findings.push(compatibility(&server));
     findings
+}
+
+fn connected(who: &str, plain: bool) -> Finding {
+    const SUBJECT: &str = "connection";
+    if !plain {
+        return Finding::ok(SUBJECT, format!("connected {who}"));
+    }
+    Finding::warn(
+        SUBJECT,
+        format!("connected {who}, not encrypted: the network reads what the database writes"),
+        "set net.tls.mode at the servers, and tls=true in uri",
+    )
 }
 
 fn identity(server: &Server, archive: Option<&Archive>) -> Finding {

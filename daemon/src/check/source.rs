@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use pitr_archive::Archive;
 use pitr_postgres::Source;
-use pitr_postgres::connect::{ConnInfo, connect_sql};
+use pitr_postgres::connect::{ConnInfo, ConnectError, connect_sql};
 use pitr_postgres::replication::{Mode, ReplicationClient, quote_literal};
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::Finding;
 use super::slot::{self, Slot};
+use super::synchronous::synchronous;
 use crate::config::{PostgresSource, show_bytes};
-use crate::exit::chain;
+use crate::exit::{chain, classify};
 use crate::open;
 
 /// The database whose sessions answer questions about the whole server; every cluster has it.
@@ -45,13 +46,19 @@ pub(super) async fn source(config: &PostgresSource, archive: Option<&Archive>) -
         Err(error) => findings.push(Finding::warn(
             "settings",
             format!("slot and settings were not looked at: {}", chain(&error)),
-            format!(
-                "let {} connect to database {DATABASE} in pg_hba.conf",
-                info.user
-            ),
+            hint_for_settings(&error, &info.user),
         )),
     }
     findings
+}
+
+/// What keeps us from an ordinary session: who is not there cannot have refused us.
+fn hint_for_settings(error: &anyhow::Error, user: &str) -> String {
+    let away = match error.downcast_ref() {
+        None | Some(ConnectError::Refused { .. }) => None,
+        Some(_) => classify(error).1,
+    };
+    away.unwrap_or_else(|| format!("let {user} connect to database {DATABASE} in pg_hba.conf"))
 }
 
 /// What a replication connection tells.
@@ -69,19 +76,32 @@ async fn stream(
             return vec![super::failed(SUBJECT, &error.into(), hint)];
         }
     };
-    let encrypted = if client.is_encrypted() {
-        "encrypted by TLS"
-    } else {
-        "not encrypted"
-    };
     let findings = vec![
-        Finding::ok(SUBJECT, format!("{} may replicate, {encrypted}", info.user)),
+        connected(&info.user, client.is_encrypted(), client.is_local()),
         version(&client),
         standby(config, client.in_recovery()),
         identity(&mut client, archive).await,
     ];
     client.close().await;
     findings
+}
+
+fn connected(user: &str, encrypted: bool, local: bool) -> Finding {
+    const SUBJECT: &str = "connection";
+    match (encrypted, local) {
+        (true, _) => Finding::ok(SUBJECT, format!("{user} may replicate, encrypted by TLS")),
+        (false, true) => {
+            let detail = format!("{user} may replicate, not encrypted, and on this host");
+            Finding::ok(SUBJECT, detail)
+        }
+        (false, false) => Finding::warn(
+            SUBJECT,
+            format!(
+                "{user} may replicate, not encrypted: the network reads what the database writes"
+            ),
+            "set ssl = on at the server, and sslmode=verify-full in connection",
+        ),
+    }
 }
 
 fn version(client: &ReplicationClient) -> Finding {
@@ -281,49 +301,6 @@ impl Server {
     }
 }
 
-/// Who waits for `name` at COMMIT.
-fn synchronous(standbys: &str, name: &str) -> Finding {
-    const SUBJECT: &str = "synchronous_standby_names";
-    let separators = [',', '(', ')', ' ', '\t', '\n'];
-    let words: Vec<&str> = standbys
-        .split(separators)
-        .map(|word| word.trim_matches('"'))
-        .filter(|word| !word.is_empty())
-        .collect();
-    let named = words
-        .iter()
-        .any(|word| *word == "*" || word.eq_ignore_ascii_case(name));
-    if !named {
-        return Finding::ok(
-            SUBJECT,
-            format!("does not name {name:?}: COMMIT does not wait for the archive"),
-        );
-    }
-    let quorum = words
-        .first()
-        .is_some_and(|word| word.eq_ignore_ascii_case("any"));
-    let alone = words
-        .iter()
-        .filter(|word| word.parse::<u32>().is_err())
-        .count()
-        <= 1 + usize::from(words.len() > 2);
-    if quorum && !alone {
-        Finding::ok(
-            SUBJECT,
-            format!("{standbys}: COMMIT waits for the archive or another of these"),
-        )
-    } else {
-        let hint = format!(
-            "while the store is away COMMIT may wait; with a standby, ANY 1 ({name}, standby) does not"
-        );
-        Finding::warn(
-            SUBJECT,
-            format!("{standbys}: COMMIT waits for the archive"),
-            hint,
-        )
-    }
-}
-
 async fn rows(client: &Client, query: &str) -> anyhow::Result<Vec<SimpleQueryRow>> {
     let answer = client.simple_query(query).await?.into_iter();
     let rows = answer.filter_map(|message| match message {
@@ -344,21 +321,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn being_named_alone_is_a_warning_and_a_quorum_is_not() {
-        let level = |standbys: &str| synchronous(standbys, "pitrd").level;
-        assert_eq!(level(""), Level::Ok);
-        assert_eq!(level("standby1, standby2"), Level::Ok);
-        assert_eq!(level("ANY 1 (pitrd, standby1)"), Level::Ok);
-        assert_eq!(level("any 1 (\"pitrd\", standby1)"), Level::Ok);
-        for waits in [
-            "pitrd",
-            "*",
-            "FIRST 1 (pitrd, standby1)",
-            "ANY 1 (pitrd)",
-            "1 (pitrd)",
-        ] {
-            assert_eq!(level(waits), Level::Warn, "{waits}");
-        }
+    fn the_network_is_warned_of_and_this_host_is_not() {
+        let level = |encrypted, local| connected("pitrd", encrypted, local).level;
+        assert_eq!(level(false, false), Level::Warn);
+        assert_eq!(level(false, true), Level::Ok);
+        assert_eq!(level(true, false), Level::Ok);
+    }
+
+    #[test]
+    fn a_server_that_is_away_has_not_refused_us() {
+        let away = ConnectError::TimedOut {
+            place: "db:5432".into(),
+            after: std::time::Duration::from_secs(1),
+        };
+        let hint = hint_for_settings(&away.into(), "pitrd");
+        assert!(!hint.contains("pg_hba.conf"), "{hint}");
+        let other = hint_for_settings(&anyhow::anyhow!("no"), "pitrd");
+        assert!(other.contains("pg_hba.conf"), "{other}");
     }
 
     #[test]

@@ -7,9 +7,6 @@ use pitr_archive::ArchiveError;
 use pitr_archive::keys::KeyError;
 use pitr_archive::object::ObjectError;
 use pitr_archive::store::StoreError;
-use pitr_mongodb::base::BaseError;
-use pitr_mongodb::plan as mongodb_plan;
-use pitr_mongodb::{self as mongodb, EngineError};
 use pitr_postgres::SourceError;
 use pitr_postgres::backup::BackupError;
 use pitr_postgres::capture::CaptureError;
@@ -17,10 +14,10 @@ use pitr_postgres::connect::ConnectError;
 use pitr_postgres::plan::{Moment, PlanError};
 use pitr_postgres::replication::ReplicationError;
 
-use super::{Exit, Refusal};
+use super::{Exit, Refusal, mongodb};
 use crate::config::ConfigError;
 
-type Verdict = (Exit, Option<String>);
+pub(super) type Verdict = (Exit, Option<String>);
 
 /// The exit code that `error` ends in and the hint that goes with it: the outermost cause that has one decides, and
 /// what nobody classified counts as unavailable, which is retried.
@@ -45,13 +42,13 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
         .or_else(|| cause.downcast_ref().map(capture))
         .or_else(|| cause.downcast_ref().map(plan))
         .or_else(|| cause.downcast_ref().map(backup))
-        .or_else(|| cause.downcast_ref().map(mongodb_engine))
-        .or_else(|| cause.downcast_ref().map(mongodb_source))
-        .or_else(|| cause.downcast_ref().map(mongodb_plan))
-        .or_else(|| cause.downcast_ref().map(mongodb_base))
+        .or_else(|| cause.downcast_ref().map(mongodb::engine))
+        .or_else(|| cause.downcast_ref().map(mongodb::source))
+        .or_else(|| cause.downcast_ref().map(mongodb::plan))
+        .or_else(|| cause.downcast_ref().map(mongodb::base))
 }
 
-fn hinted(exit: Exit, hint: &str) -> Verdict {
+pub(super) fn hinted(exit: Exit, hint: &str) -> Verdict {
     (exit, Some(hint.into()))
 }
 
@@ -69,7 +66,7 @@ fn config(error: &ConfigError) -> Verdict {
     }
 }
 
-fn archive(error: &ArchiveError) -> Verdict {
+pub(super) fn archive(error: &ArchiveError) -> Verdict {
     match error {
         ArchiveError::Store(error) => store(error),
         ArchiveError::Object(error) => object(error),
@@ -121,11 +118,28 @@ fn key(error: &KeyError) -> Verdict {
             Exit::Keys,
             "give the identity whose recipient is named, with --identity FILE",
         ),
-        KeyError::File { .. } | KeyError::Exposed { .. } | KeyError::Malformed { .. } => {
-            (Exit::Keys, None)
-        }
+        KeyError::File { source, .. } => (Exit::Keys, key_file(source.kind())),
+        KeyError::Malformed { what, .. } if what.starts_with("key file") => hinted(
+            Exit::Keys,
+            "--identity takes the file that pitr-tool keygen wrote, --key-file and key_file that of keygen --symmetric",
+        ),
+        KeyError::Exposed { .. } | KeyError::Malformed { .. } => (Exit::Keys, None),
         KeyError::Damaged { .. } | KeyError::NotSigned { .. } => (Exit::Damage, None),
     }
+}
+
+fn key_file(kind: io::ErrorKind) -> Option<String> {
+    let hint = match kind {
+        io::ErrorKind::NotFound => {
+            "pitr-tool keygen --out FILE makes an identity or a key file, pitr-tool init --config FILE the signing key"
+        }
+        io::ErrorKind::AlreadyExists => {
+            "a key is never overwritten: name a new file, or move the old one away and keep it"
+        }
+        io::ErrorKind::PermissionDenied => "run as the user who owns the file",
+        _ => return None,
+    };
+    Some(hint.into())
 }
 
 fn store(error: &StoreError) -> Verdict {
@@ -244,95 +258,6 @@ fn backup(error: &BackupError) -> Verdict {
         | BackupError::Stream(_)
         | BackupError::Check(_)
         | BackupError::Cache { .. } => (Exit::Unavailable, None),
-    }
-}
-
-fn mongodb_engine(error: &EngineError) -> Verdict {
-    match error {
-        EngineError::Archive(error) => archive(error),
-        EngineError::Source(error) => mongodb_source(error),
-        EngineError::Uri(_) => (Exit::Usage, None),
-        EngineError::Refused { what, .. } if what.contains("change stream") => hinted(
-            Exit::Unavailable,
-            "docs/operations.md lists what the account needs: for capture = \"change-stream\" the built-in role readAnyDatabase",
-        ),
-        EngineError::Refused { .. } => hinted(
-            Exit::Unavailable,
-            "docs/operations.md lists what the account needs: the built-in role backup on the database admin; where local \
-             cannot be read, capture = \"change-stream\" in [source.mongodb] and an archive of its own",
-        ),
-        EngineError::Unsupported(_) => (Exit::No, None),
-        EngineError::Server(_)
-        | EngineError::Certificate(_)
-        | EngineError::Answer(_)
-        | EngineError::Behind { .. }
-        | EngineError::HistoryLost
-        | EngineError::Unsendable { .. }
-        | EngineError::TooLarge(_)
-        | EngineError::Stream { .. }
-        | EngineError::Jumped(_) => (Exit::Unavailable, None),
-    }
-}
-
-fn mongodb_source(error: &mongodb::SourceError) -> Verdict {
-    match error {
-        mongodb::SourceError::Unreadable(_) => (Exit::Damage, None),
-        mongodb::SourceError::Engine { .. } | mongodb::SourceError::OtherSet { .. } => hinted(
-            Exit::Fenced,
-            "every deployment has an archive of its own: give this one another url in [archive]",
-        ),
-        mongodb::SourceError::OtherLog { .. } => hinted(
-            Exit::Usage,
-            "set capture in [source.mongodb] to what the archive holds, or give the other log an archive of its own",
-        ),
-        mongodb::SourceError::NoReplicaSet(_) => hinted(
-            Exit::Usage,
-            "name the members of a replica set in uri; a single server becomes one with --replSet and rs.initiate()",
-        ),
-        mongodb::SourceError::NotInitiated => hinted(Exit::Unavailable, "run rs.initiate() there"),
-        mongodb::SourceError::Version(_) => (Exit::Usage, None),
-    }
-}
-
-fn mongodb_plan(error: &mongodb_plan::PlanError) -> Verdict {
-    use mongodb_plan::{Moment, PlanError};
-    match error {
-        PlanError::Archive(error) => archive(error),
-        PlanError::Source(error) => mongodb_source(error),
-        PlanError::Base(error) => mongodb_base(error),
-        PlanError::Unreachable {
-            nearest_before,
-            nearest_after,
-            ..
-        } => {
-            let moments: Vec<String> = [nearest_before, nearest_after]
-                .into_iter()
-                .filter_map(|moment| moment.as_ref().map(Moment::to_string))
-                .collect();
-            let hint = match moments.len() {
-                0 => "take a base copy with pitr-tool backup".into(),
-                1 => format!("the nearest moment that can be restored is {}", moments[0]),
-                _ => format!(
-                    "the nearest moments that can be restored are {}",
-                    moments.join(" and ")
-                ),
-            };
-            (Exit::Target, Some(hint))
-        }
-        PlanError::Parts { .. } | PlanError::Segment { .. } => hinted(
-            Exit::Damage,
-            "pitr-tool verify lists everything that is damaged",
-        ),
-    }
-}
-
-fn mongodb_base(error: &BaseError) -> Verdict {
-    match error {
-        BaseError::Archive(error) => archive(error),
-        BaseError::Manifest(_) | BaseError::Contradiction { .. } => hinted(
-            Exit::Damage,
-            "pitr-tool verify lists everything that is damaged",
-        ),
     }
 }
 

@@ -2,6 +2,7 @@
 //! systemd rely on the numbers, docs/cli.md documents them.
 
 mod classify;
+mod mongodb;
 
 use std::fmt;
 use std::process::ExitCode;

@@ -1,10 +1,11 @@
 //! A session with the source, through the official driver: from the URI of the configuration to a client.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use mongodb::Client;
-use mongodb::options::{ClientOptions, Credential};
+use mongodb::options::{ClientOptions, Credential, ServerAddress, Tls};
 
 use crate::EngineError;
 
@@ -70,10 +71,28 @@ impl Connection {
         hosts.join(",")
     }
 
+    /// Whether what goes over the network can be read there: no TLS, and a host that is not this one.
+    #[must_use]
+    pub fn is_plain_on_the_network(&self) -> bool {
+        let plain = !matches!(self.options.tls, Some(Tls::Enabled(_)));
+        plain && self.options.hosts.iter().any(|host| !is_this_host(host))
+    }
+
     /// A client with connections of its own.
     pub fn client(&self) -> Result<Client, EngineError> {
         Ok(Client::with_options(self.options.clone())?)
     }
+}
+
+fn is_this_host(address: &ServerAddress) -> bool {
+    let ServerAddress::Tcp { host, .. } = address else {
+        return true;
+    };
+    let name = host.trim_matches(['[', ']']);
+    let address = name.parse::<IpAddr>();
+    address.map_or(name.eq_ignore_ascii_case("localhost"), |address| {
+        address.is_loopback()
+    })
 }
 
 #[cfg(test)]
@@ -102,5 +121,17 @@ mod tests {
         assert_eq!(connection.user(), Some("backup"));
         assert!(!format!("{connection:?}").contains("canary"));
         assert!(parse("mongodb://host/").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_leaves_this_host_without_tls_can_be_read() {
+        for (uri, plain) in [
+            ("mongodb://db1,localhost/", true),
+            ("mongodb://db1/?tls=true", false),
+            ("mongodb://localhost,127.0.0.1,[::1]:27018/", false),
+        ] {
+            let connection = Connection::parse(uri, None).await.unwrap();
+            assert_eq!(connection.is_plain_on_the_network(), plain, "{uri}");
+        }
     }
 }

@@ -107,6 +107,19 @@ impl Transport {
     }
 
     /// Whether TLS is in use.
+    /// Whether the peer is on this host.
+    pub(crate) fn is_local(&self) -> bool {
+        let tcp = match &self.stream {
+            Stream::Unix(_) => return true,
+            Stream::Tcp(tcp) => tcp,
+            Stream::Tls(tls) => tls.get_ref().0,
+        };
+        match (tcp.peer_addr(), tcp.local_addr()) {
+            (Ok(peer), Ok(ours)) => peer.ip().is_loopback() || peer.ip() == ours.ip(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn is_encrypted(&self) -> bool {
         matches!(self.stream, Stream::Tls(_))
     }

@@ -142,6 +142,12 @@ impl ReplicationClient {
         self.wire.transport().is_encrypted()
     }
 
+    /// Whether the server is on this host.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.wire.transport().is_local()
+    }
+
     /// The process id of the server process behind this connection, as in `pg_stat_replication`.
     #[must_use]
     pub fn backend_pid(&self) -> Option<u32> {
