@@ -3,6 +3,7 @@
 //! for the configuration, the log and the exit codes.
 
 pub mod check;
+pub mod cli;
 pub mod config;
 pub mod copies;
 pub mod exit;

@@ -3,37 +3,14 @@
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use clap::Parser;
 use pitrd::check::{self, Finding};
+use pitrd::cli::Args;
 use pitrd::config::{Config, ConfigError};
 use pitrd::exit::{self, Exit};
 use pitrd::supervise;
-
-/// Archives the log of one PostgreSQL server or MongoDB replica set, continuously, encrypted
-#[derive(Parser)]
-#[command(name = "pitrd", version, after_help = EXAMPLES)]
-struct Args {
-    /// Configuration file
-    #[arg(long, value_name = "FILE", env = "PITRD_CONFIG")]
-    config: PathBuf,
-    /// Look at everything that can keep the daemon from archiving, print one line per finding, and end with 0 or 1
-    #[arg(long)]
-    check: bool,
-    /// Go on although the store lost segments that it had, or segments of a fenced daemon stand in the way; the break is recorded, and
-    /// a new base backup is needed
-    #[arg(long, conflicts_with = "check")]
-    accept_break: bool,
-}
-
-const EXAMPLES: &str = "\
-Examples:
-  pitrd --config /etc/pitrd/orders.toml            archives until it is told to stop
-  pitrd --config /etc/pitrd/orders.toml --check    what would keep it from archiving?
-
-Exit codes: 0 done, 1 a check failed, 2 usage or configuration, 4 keys, 5 fenced, 6 unavailable, 7 damage.";
 
 /// glibc gives every thread an arena and keeps what was freed in it: with two the peak is half and less. The setting is read before
 /// `main`, so the program starts itself anew, as the same process.

@@ -1,10 +1,11 @@
-//! `pitr-tool completions` and `pitr-tool man`: the command line described by itself, for shells and for man.
+//! `pitr-tool completions` and `pitr-tool man`: the command lines of both programs described by themselves, for shells and for man.
 
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::CommandFactory;
 use clap_complete::Shell;
+use pitrd::cli::Args as Daemon;
 use pitrd::exit::Exit;
 
 use crate::cli::Cli;
@@ -15,12 +16,15 @@ use crate::output;
 pub struct CompletionsArgs {
     /// For which shell
     pub shell: Shell,
+    /// Of the daemon instead of the tool
+    #[arg(long)]
+    pub pitrd: bool,
 }
 
 /// Arguments of `man`.
 #[derive(Debug, clap::Args)]
 pub struct ManArgs {
-    /// Directory for one page per subcommand; without it the main page goes to standard output
+    /// Directory for one page per subcommand and that of pitrd; without it the tool's page goes to standard output
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
@@ -28,7 +32,12 @@ pub struct ManArgs {
 /// Prints the completion script.
 pub fn completions(args: &CompletionsArgs) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "pitr-tool", &mut script);
+    let (mut command, name) = if args.pitrd {
+        (Daemon::command(), "pitrd")
+    } else {
+        (Cli::command(), "pitr-tool")
+    };
+    clap_complete::generate(args.shell, &mut command, name, &mut script);
     output::bytes(&script)?;
     Ok(Exit::Done)
 }
@@ -39,6 +48,7 @@ pub fn man(args: &ManArgs) -> anyhow::Result<Exit> {
         Some(directory) => {
             std::fs::create_dir_all(directory)
                 .and_then(|()| clap_mangen::generate_to(Cli::command(), directory))
+                .and_then(|()| clap_mangen::generate_to(Daemon::command(), directory))
                 .with_context(|| format!("write manual pages into {}", directory.display()))?;
         }
         None => {

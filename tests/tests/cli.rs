@@ -223,6 +223,32 @@ fn completions_and_manual_pages_are_made_from_the_command_line_itself() {
     assert_ends(&tool(&["man", "--out", &home.path("man")]), 0);
     let page = fs::read_to_string(home.path("man/pitr-tool-keygen.1")).unwrap();
     assert!(page.contains("Examples"));
+    let page = fs::read_to_string(home.path("man/pitrd.1")).unwrap();
+    assert!(page.contains("accept"), "{page}");
+    let output = tool(&["completions", "bash", "--pitrd"]);
+    assert_ends(&output, 0);
+    assert!(text(&output.stdout).contains("accept-break"));
+}
+
+#[test]
+fn a_key_that_is_missing_wrong_or_in_the_way_is_hinted_at() {
+    let home = Home::new();
+    let (file, none) = (home.path("some.identity"), home.path("none"));
+    assert_ends(&tool(&["keygen", "--symmetric", "--out", &file]), 0);
+    let again = tool(&["keygen", "--out", &file]);
+    let archive = format!("file://{}", home.path("archive"));
+    let status = |identity| {
+        let place = ["--archive", &archive, "--identity", identity];
+        tool(&[&place[..], &["plan", "--to", "latest"]].concat())
+    };
+    for (output, hint) in [
+        (again, "hint: a key is never overwritten"),
+        (status(&none), "hint: pitr-tool keygen --out FILE makes"),
+        (status(&file), "hint: --identity takes the file"),
+    ] {
+        assert_ends(&output, 4);
+        assert!(said(&output).contains(hint), "{}", said(&output));
+    }
 }
 
 #[test]
