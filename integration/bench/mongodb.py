@@ -166,10 +166,12 @@ def fold(scratch, archive, ts, collect, row):
     rate = UPDATES / seconds
     row("fold into files, updates/s", f"{rate:.0f}", "", "", "", ">= 200000", rate >= 200000)
     row("  the whole of it, s; CPU, s", f"{seconds:.2f}; {cpu:.2f}", "", "", "", "", True)
-    tenth = f"{max(1, int(size / 10 / 1048576))} MiB"
-    _, _, small, _ = rows_of([folded("--memory", tenth)()])
+    tenth = max(1, int(size / 10 / 1048576))
+    # Below 214 MiB the command takes 160 MiB beside what it is given (docs/cli.md).
+    bound = tenth if tenth >= 214 else 160 + tenth
+    _, _, small, _ = rows_of([folded("--memory", f"{tenth} MiB")()])
     row("  its peak of memory, MiB", f"{peak / 1048576:.0f}", "--memory 512 MiB", "", "", "< 512", peak < 512 << 20)
-    row("  a tenth of the collection", f"{small / 1048576:.0f}", f"--memory {tenth}", "", "", "", True)
+    row("  a tenth of the collection", f"{small / 1048576:.0f}", f"--memory {tenth} MiB", "", "", f"< {bound}", small < bound << 20)
 
 
 def load(scratch, archive, ts, collect, row):

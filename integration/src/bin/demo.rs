@@ -220,7 +220,6 @@ impl Sampler {
 }
 
 fn report(story: &Story, lags: &[Duration], rto: Duration, archive_bytes: u64) {
-    story.show("RPO of this recovery   0: every transaction committed before the moment is back");
     story.show_lags(lags);
     story.show(&format!(
         "RTO                    {:.1} s from the command to a server that answers",

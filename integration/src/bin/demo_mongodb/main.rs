@@ -77,7 +77,6 @@ fn main() {
     compare(&story, &before, &hashes(&restored));
 
     story.tell("The figures:");
-    story.show("RPO of this recovery   0: every transfer acknowledged before the moment is back");
     story.show_lags(&lags);
     story.show(&format!(
         "RTO                    {:.1} s from the command until all was loaded, read back and the same",
