@@ -26,7 +26,7 @@ pub struct Cli {
 pub enum Command {
     /// Make an identity, the key that reads archives, and print its recipient
     Keygen(keygen::Args),
-    /// Create the archive and its signing key; changes nothing where they exist
+    /// Create the archive, its copies and its signing key; bring a lost key back
     Init(init::Args),
     /// Take a base backup
     Backup(backup::Args),
@@ -38,7 +38,7 @@ pub enum Command {
     Verify(verify::Args),
     /// Bring copies up to the archive, or back what it has lost
     Sync(sync::Args),
-    /// Print the least IAM policy for an archive in S3
+    /// Print the least IAM policy for an archive and its copies in S3
     Policy(policy::Args),
     /// Bring the cluster, or of MongoDB any part of it, back as it was at a moment
     Restore(restore::Args),
