@@ -6,7 +6,7 @@ use ed25519_dalek::SigningKey;
 use libfuzzer_sys::fuzz_target;
 use pitr_archive::keys::DataKey;
 use pitr_archive::object::{
-    Expected, Frame, Header, Id, Kind, Object, PREAMBLE_BYTES, StreamName, seal,
+    Expected, Frame, Header, Id, Kind, Object, PREAMBLE_BYTES, Proofs, StreamName, seal,
 };
 
 fn header() -> Header {
@@ -28,6 +28,7 @@ fn header() -> Header {
         run_start: 0,
         unsure_seq: None,
         damage: None,
+        proofs: Proofs::default(),
         plaintext_bytes: 0,
         payload_bytes: 0,
         previous: [0; 32],

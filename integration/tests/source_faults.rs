@@ -1,11 +1,8 @@
 //! The server stops, crashes, or loses patience: the daemon goes on by itself and the archive stays whole.
 
 use pitr_integration::{
-    Daemon, Finished, Load, Mark, Postgres, Signal, Site, Stop, V17, V18, amcheck, ledger,
-    wait_until,
+    Daemon, Load, Mark, Postgres, Signal, Site, Stop, V17, V18, amcheck, ledger, wait_until,
 };
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 #[test]
@@ -43,63 +40,6 @@ fn restarts_of_the_server_need_no_hand() {
         .assert_restored_in(&restored, "after four restarts");
     amcheck(&restored);
     assert_eq!(daemon.stop(), 0, "SIGTERM ends the daemon cleanly");
-}
-
-#[test]
-fn a_server_that_was_set_back_is_refused_before_it_is_told_anything() {
-    let site = Site::new("setback");
-    let mut server = Postgres::start_new(&site, V17, "primary", "");
-    server.pgbench_init(1);
-    let mut daemon = Daemon::start_new(&server, "pitrd");
-    daemon.tool().backup(&[]);
-    daemon.wait_archived(&server);
-    assert_eq!(daemon.stop(), 0);
-    server.stop(Stop::Fast);
-    let (data, kept) = (server.data().to_owned(), site.path("kept"));
-    let copy = |from: &Path, to: &Path| {
-        let mut command = Command::new("cp");
-        Finished::run(command.arg("-a").args([from, to])).success("cp -a");
-    };
-    copy(&data, &kept);
-
-    server.start();
-    daemon.start();
-    daemon.wait_streaming(&server);
-    server.pgbench(2, 200);
-    let last = Mark::take(&server);
-    daemon.wait_archived(&server);
-    assert_eq!(daemon.stop(), 0);
-    server.stop(Stop::Fast);
-    std::fs::remove_dir_all(&data).expect("remove what is newer");
-    copy(&kept, &data);
-
-    server.start();
-    daemon.start();
-    assert_eq!(daemon.wait_end(), 5, "{}", daemon.log());
-    let log = daemon.log();
-    assert!(
-        log.contains("was set back to an earlier state"),
-        "what to do is said: {log}"
-    );
-    let restored = daemon.tool().restored(V17, &["latest"], "restored");
-    last.content
-        .assert_restored_in(&restored, "the archive as it was");
-    drop(restored);
-
-    // What the message says to do.
-    server.stop(Stop::Fast);
-    std::fs::write(data.join("standby.signal"), "").expect("write");
-    server.start();
-    server.promote();
-    daemon.start();
-    daemon.wait_streaming(&server);
-    server.pgbench(2, 100);
-    let after = Mark::take(&server);
-    daemon.wait_archived(&server);
-    let restored = daemon.tool().restored(V17, &["latest"], "after");
-    after
-        .content
-        .assert_restored_in(&restored, "on a timeline of its own");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use pitr_archive::object::Proofs;
 use pitr_archive::writer::{Annotate, Annotation};
 
 /// A log in the source: known bytes from a first position on.
@@ -112,6 +113,7 @@ impl Annotate for PositionsAsTimes {
             time_max: Some(end as i64 - 1),
             unsure: false,
             damage: None,
+            proofs: Proofs::default(),
             summary: first.to_be_bytes().to_vec(),
         }
     }

@@ -5,7 +5,7 @@ use ed25519_dalek::{SigningKey, VerifyingKey};
 use pitr_archive::keys::DataKey;
 use pitr_archive::object::{
     Expected, FRAME_BYTES_MAX, Fault, Frame, HEADER_BYTES, Header, Id, Kind, Object, ObjectError,
-    PREAMBLE_BYTES, Sealed, StreamName, object_bytes, seal,
+    PREAMBLE_BYTES, Proofs, Sealed, StreamName, object_bytes, seal,
 };
 use proptest::prelude::*;
 
@@ -69,6 +69,7 @@ fn header(plaintext: usize) -> Header {
         run_start: 10,
         unsure_seq: Some(4),
         damage: None,
+        proofs: Proofs::default(),
         plaintext_bytes: 0,
         payload_bytes: 0,
         previous: [4; 32],

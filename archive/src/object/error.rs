@@ -1,6 +1,7 @@
 //! What can be wrong with the bytes of an object, told so that damage, forgery and a wrong key are three things.
 
-use super::header::{HeaderError, Id};
+use super::header::HeaderError;
+use super::name::Id;
 
 /// An object whose bytes are not what was sealed under its name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,6 +1,7 @@
 //! The plaintext header of a sealed object: what is bound into its key and bisected on, 256 canonical bytes.
 
-use std::fmt;
+use super::name::{Id, StreamName};
+use super::proofs::Proofs;
 
 /// Bytes of a header.
 pub const HEADER_BYTES: usize = 256;
@@ -16,50 +17,8 @@ const NONE_SEQ: u64 = u64::MAX;
 const MAGIC: &[u8; 8] = b"PITRD\0\r\n";
 const CODEC_ZSTD_FRAMES: u8 = 1;
 const FLAG_REFILL: u16 = 1;
-
-/// Sixteen bytes that name an archive, a data key, a writer or a set of objects; written in hexadecimal.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Id(pub [u8; 16]);
-
-impl Id {
-    /// A new random name.
-    ///
-    /// # Panics
-    /// If the operating system has no randomness to give.
-    #[must_use]
-    pub fn random() -> Self {
-        let mut id = [0; 16];
-        getrandom::fill(&mut id).expect("the operating system gives random bytes");
-        Self(id)
-    }
-
-    /// Reads 32 lower-case hexadecimal digits.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.as_bytes();
-        let valid = digits.len() == 32
-            && digits
-                .iter()
-                .all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f'));
-        let mut id = [0; 16];
-        for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-        }
-        valid.then_some(Self(id))
-    }
-}
-
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+/// 2 is refused by a golden vector.
+const FLAG_PROOFS: u16 = 4;
 
 /// What a sealed object is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,34 +39,6 @@ impl Kind {
         [Self::Segment, Self::Part, Self::Manifest, Self::History]
             .into_iter()
             .find(|&kind| kind as u8 == byte)
-    }
-}
-
-/// The name of a stream: 1 to 32 bytes of `A-Z a-z 0-9 . _ -`.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct StreamName(String);
-
-impl StreamName {
-    /// Checks the name; `None` if it has another shape.
-    #[must_use]
-    pub fn new(name: &str) -> Option<Self> {
-        let letters = name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-        (letters && (1..=32).contains(&name.len()) && !name.starts_with('.'))
-            .then(|| Self(name.into()))
-    }
-
-    /// The name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for StreamName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 
@@ -149,6 +80,8 @@ pub struct Header {
     pub unsure_seq: Option<u64>,
     /// The first record that a replay cannot pass, of those noted in the latest segment of the run, this one included, that has any.
     pub damage: Option<u64>,
+    /// By which a writer that cannot open the segment knows its log again.
+    pub proofs: Proofs,
     /// Bytes of the plaintext.
     pub plaintext_bytes: u64,
     /// Bytes of the payload (frames and footer) before encryption; it fixes the object's length.
@@ -188,14 +121,11 @@ impl Header {
         put(0, MAGIC);
         put(8, &FORMAT_VERSION.to_be_bytes());
         put(10, &[self.kind as u8, CODEC_ZSTD_FRAMES]);
-        put(
-            12,
-            &(if self.refill { FLAG_REFILL } else { 0 }).to_be_bytes(),
-        );
+        put(12, &self.flags().to_be_bytes());
         put(16, &self.archive_id.0);
         put(32, &self.key_id.0);
         put(48, &self.writer_id.0);
-        put(64, self.stream.0.as_bytes());
+        put(64, self.stream.as_str().as_bytes());
         put(96, &self.set_id.0);
         put(112, &self.seq.to_be_bytes());
         put(120, &self.start.to_be_bytes());
@@ -209,8 +139,21 @@ impl Header {
         put(184, &self.plaintext_bytes.to_be_bytes());
         put(192, &self.previous);
         put(224, &self.payload_bytes.to_be_bytes());
+        let [last, near] = self.proofs.encode();
+        put(232, &last);
         put(240, &self.damage.unwrap_or(0).to_be_bytes());
+        put(248, &near);
         out
+    }
+
+    fn flags(&self) -> u16 {
+        let refill = if self.refill { FLAG_REFILL } else { 0 };
+        let proofs = if self.proofs.is_none() {
+            0
+        } else {
+            FLAG_PROOFS
+        };
+        refill | proofs
     }
 
     /// Reads the canonical bytes and nothing else: what this returns encodes to the same bytes.
@@ -230,9 +173,14 @@ impl Header {
         let stream = std::str::from_utf8(name_bytes)
             .ok()
             .and_then(StreamName::new);
+        let flags = u16::from_be_bytes([bytes[12], bytes[13]]);
+        let proofs = match flags & FLAG_PROOFS {
+            0 => Proofs::default(),
+            _ => Proofs::decode([u64_at(232), u64_at(248)]),
+        };
         let header = Self {
             kind: Kind::from_byte(bytes[10]).ok_or(field("kind", 10))?,
-            refill: u16::from_be_bytes([bytes[12], bytes[13]]) == FLAG_REFILL,
+            refill: flags & FLAG_REFILL != 0,
             archive_id: id_at(16),
             key_id: id_at(32),
             writer_id: id_at(48),
@@ -250,6 +198,7 @@ impl Header {
             plaintext_bytes: u64_at(184),
             payload_bytes: u64_at(224),
             damage: Some(u64_at(240)).filter(|&at| at != 0),
+            proofs,
             previous: bytes[192..224].try_into().expect("32 bytes"),
         };
         if let Some(offset) = header
@@ -299,6 +248,9 @@ impl Header {
                 return field("unsure_seq", 176);
             }
         }
+        if self.kind != Kind::Segment && !self.proofs.is_none() {
+            return field("proof", 232);
+        }
         let damage_may_lie_in = match self.kind {
             Kind::Segment => self.run_start..self.end,
             _ => 0..0,
@@ -336,6 +288,7 @@ mod tests {
             run_start: 10,
             unsure_seq: Some(4),
             damage: Some(120),
+            proofs: Proofs::default(),
             plaintext_bytes: 100,
             payload_bytes: 60,
             previous: [4; 32],
@@ -355,6 +308,28 @@ mod tests {
             bytes[offset] ^= 0x80;
             assert!(Header::decode(&bytes).is_err(), "offset {offset}");
         }
+    }
+
+    #[test]
+    fn proofs_stand_in_a_segment_that_says_so_and_nowhere_else() {
+        for (last, near) in [(7, 0), (0, 8), (7, 8)] {
+            let proofs = Proofs::decode([last, near]);
+            let segment = Header { proofs, ..header() };
+            let mut bytes = segment.encode();
+            assert_eq!(Header::decode(&bytes), Ok(segment));
+            bytes[13] = 0;
+            assert!(Header::decode(&bytes).is_err(), "not announced");
+            let part = Header {
+                kind: Kind::Part,
+                damage: None,
+                proofs,
+                ..header()
+            };
+            assert!(Header::decode(&part.encode()).is_err(), "in a part");
+        }
+        let mut bytes = header().encode();
+        bytes[13] = 4;
+        assert!(Header::decode(&bytes).is_err(), "announced and not there");
     }
 
     #[test]

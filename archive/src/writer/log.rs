@@ -14,7 +14,7 @@ use super::resume::Resume;
 use super::segmenter::{Command, Segmenter};
 use super::{IN_FLIGHT_MAX, Writer};
 use crate::error::ArchiveError;
-use crate::object::StreamName;
+use crate::object::{Proofs, StreamName};
 
 /// Appended pieces that may wait for the segmenter. A piece is at most what a source sends at once (128 KiB).
 const QUEUE_PIECES: usize = 16;
@@ -43,6 +43,8 @@ pub struct Annotation {
     pub unsure: bool,
     /// The first position noted since the last cut that a replay cannot pass.
     pub damage: Option<u64>,
+    /// By which the log is known again that ends at this cut.
+    pub proofs: Proofs,
     /// What the engine will want to know before opening the segment; its own format.
     pub summary: Vec<u8>,
 }

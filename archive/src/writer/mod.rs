@@ -36,7 +36,7 @@ use crate::archive::Archive;
 use crate::error::ArchiveError;
 use crate::keys::{DataKey, SignedDocument, Wrapper, WriterKey};
 use crate::layout;
-use crate::object::{Frame, Header, Id, Kind, Sealed, StreamName, seal};
+use crate::object::{Frame, Header, Id, Kind, Proofs, Prover, Sealed, StreamName, seal};
 
 /// Segments of one stream that may be in flight at once. A rule of the format: whoever looks for the end of a stream
 /// relies on it.
@@ -134,10 +134,17 @@ impl Writer {
             run_start: 0,
             unsure_seq: None,
             damage: None,
+            proofs: Proofs::default(),
             plaintext_bytes: 0,
             payload_bytes: 0,
             previous: [0; 32],
         }
+    }
+
+    /// What proves of `stream` that a source still has it.
+    #[must_use]
+    pub fn prover(&self, stream: &StreamName) -> Prover {
+        Prover::new(&self.key, stream.clone())
     }
 
     /// The data key in use. A new one is wrapped and put before anything that is sealed with it.

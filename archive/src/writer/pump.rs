@@ -208,7 +208,7 @@ impl Pump {
                 (header.time_min, header.time_max) = (annotation.time_min, annotation.time_max);
                 (header.time_high, header.unsure_seq) = (chain.time_high, chain.unsure_seq);
                 (header.run_seq, header.run_start) = (chain.run_seq, chain.run_start);
-                header.damage = chain.damage;
+                (header.damage, header.proofs) = (chain.damage, annotation.proofs);
                 header.previous = chain.previous;
                 self.queue.push(seq, end, false);
                 let writer = Arc::clone(&self.writer);

@@ -75,6 +75,15 @@ impl Resume {
         self.strays
     }
 
+    /// The header of the segment with the highest number, which may lie behind a hole; `None` if the stream is empty.
+    #[must_use]
+    pub fn newest(&self) -> Option<&Header> {
+        match self.slots.last() {
+            Some(Slot::Pass(present)) => Some(&present.header),
+            _ => self.last(),
+        }
+    }
+
     /// First position of the run that ends at [`Self::durable`].
     #[must_use]
     pub fn run_start(&self) -> Option<u64> {

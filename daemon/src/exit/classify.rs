@@ -206,7 +206,9 @@ fn capture(error: &CaptureError) -> Verdict {
         CaptureError::Replication(error) => replication(error),
         CaptureError::Source(error) => source(error),
         CaptureError::Version(_) | CaptureError::Standby => (Exit::Usage, None),
-        CaptureError::OtherBranch { .. } | CaptureError::RolledBack { .. } => (Exit::Fenced, None),
+        CaptureError::OtherBranch { .. }
+        | CaptureError::RolledBack { .. }
+        | CaptureError::OtherLog { .. } => (Exit::Fenced, None),
         _ => (Exit::Unavailable, None),
     }
 }

@@ -1,6 +1,7 @@
 //! The eye on the entries as they pass: what is noted, sealed, for each segment.
 
 use bson::raw::RawDocument;
+use pitr_archive::object::Proofs;
 use pitr_archive::writer::{Annotate, Annotation};
 
 use super::Fcv;
@@ -52,6 +53,7 @@ impl Annotate for Annotator {
             time_max: summary.walls.map(|walls| walls.1),
             unsure: false,
             damage: None,
+            proofs: Proofs::default(),
             summary: summary.encode(),
         }
     }

@@ -273,7 +273,7 @@ fn judge(header: &Header, oldest: ClusterTime, found: Stretch) -> Compared {
 
 #[cfg(test)]
 mod tests {
-    use pitr_archive::object::{Id, Kind, StreamName};
+    use pitr_archive::object::{Id, Kind, Proofs, StreamName};
 
     use super::*;
 
@@ -310,6 +310,7 @@ mod tests {
             run_start: 0,
             unsure_seq: None,
             damage: None,
+            proofs: Proofs::default(),
             plaintext_bytes: bytes,
             payload_bytes: 0,
             previous: [0; 32],

@@ -4,11 +4,13 @@ use pitr_archive::writer::{Annotate, Annotation};
 use tokio::sync::watch;
 
 use super::CaptureStatus;
+use super::tail::Tail;
 use crate::wal::{SegmentSizeError, WalEvent, WalReader, WalSummary};
 use crate::{Lsn, TimelineId};
 
 pub(super) struct WalAnnotator {
     reader: WalReader,
+    tail: Tail,
     summary: WalSummary,
     /// Where the record ends whose start was not seen.
     skipped_end: Option<Lsn>,
@@ -20,17 +22,19 @@ pub(super) struct WalAnnotator {
 }
 
 impl WalAnnotator {
-    /// `start` is the beginning of a WAL segment.
+    /// `tail` has read nothing yet, and begins with a WAL segment.
     pub(super) fn new(
-        start: Lsn,
+        tail: Tail,
         timeline: TimelineId,
         system_id: u64,
         segment_bytes: u64,
         status: watch::Sender<CaptureStatus>,
     ) -> Result<Self, SegmentSizeError> {
+        let start = tail.end();
         let reader = WalReader::new(start, timeline, Some(system_id), segment_bytes)?;
         Ok(Self {
             reader,
+            tail,
             summary: WalSummary::default(),
             skipped_end: None,
             cut: start,
@@ -43,6 +47,7 @@ impl WalAnnotator {
 impl Annotate for WalAnnotator {
     fn observe(&mut self, start: u64, bytes: &[u8]) -> bool {
         let mut awaited = false;
+        self.tail.observe(bytes);
         let Self {
             reader,
             summary,
@@ -81,6 +86,7 @@ impl Annotate for WalAnnotator {
             time_max: summary.times.map(|times| times.1),
             unsure,
             damage: self.damage.take().map(|at| at.0),
+            proofs: self.tail.proofs(),
             summary: summary.encode(),
         }
     }

@@ -3,7 +3,9 @@
 
 use pitr_archive::writer::LogWriter;
 
+use super::prove::End;
 use super::stream::StreamEnd;
+use super::tail::Tail;
 use super::{Capture, CaptureError};
 use crate::replication::{Mode, ReplicationClient, ReplicationError, Start, SystemIdentity};
 use crate::{Lsn, TimelineId};
@@ -13,20 +15,25 @@ use crate::{Lsn, TimelineId};
 pub(super) struct Written {
     pub(super) timeline: TimelineId,
     pub(super) log: LogWriter,
-    /// What was handed to it ends here.
-    pub(super) end: Lsn,
+    /// The last of what was handed to it.
+    pub(super) tail: Tail,
     /// Where the slot was made anew last.
     anew_at: Option<Lsn>,
 }
 
 impl Written {
-    pub(super) fn new(timeline: TimelineId, log: LogWriter, end: Lsn) -> Self {
+    pub(super) fn new(timeline: TimelineId, log: LogWriter, tail: Tail) -> Self {
         Self {
             timeline,
             log,
-            end,
+            tail,
             anew_at: None,
         }
+    }
+
+    /// What was handed to the log ends here.
+    pub(super) fn end(&self) -> Lsn {
+        self.tail.end()
     }
 
     /// Waits until all of it is durable.
@@ -36,7 +43,7 @@ impl Written {
 
     /// A slot that was made anew here did not help: the server does not have the WAL.
     pub(super) fn is_cut_off(&self) -> bool {
-        self.anew_at == Some(self.end)
+        self.anew_at == Some(self.end())
     }
 }
 
@@ -50,18 +57,32 @@ impl Capture {
     /// Goes on where `written` ends, over a new connection.
     pub(super) async fn carry_on(
         &mut self,
-        mut client: ReplicationClient,
+        client: ReplicationClient,
         written: Written,
         identity: &SystemIdentity,
     ) -> Result<StreamEnd, CaptureError> {
-        let (timeline, end) = (written.timeline, written.end);
+        let (timeline, end) = (written.timeline, written.end());
         if identity.timeline != timeline {
             // What came before the switch is asked for on the old timeline, from where the archive ends.
             written.finish().await?;
-            let place = self.place(&mut client, identity).await?;
+            let (client, place) = self.place(client, identity).await?;
             return self.stream(client, place).await;
         }
         self.not_rolled_back(identity, timeline, end)?;
+        let ours = End {
+            timeline,
+            end,
+            first: written.tail.start(),
+            proofs: written.tail.proofs(),
+        };
+        let mut client = match self.know_again(client, &ours, Some(identity)).await {
+            Ok(client) => client,
+            Err(error @ CaptureError::OtherLog { .. }) => return Err(error),
+            Err(error) => {
+                self.carried = Some(written);
+                return Err(error);
+            }
+        };
         match self.ensure_slot(&mut client, Some(end)).await {
             // A server streams from an invalidated slot as well, as long as it happens to have the WAL.
             Ok(None) if !written.is_cut_off() => {
@@ -112,7 +133,7 @@ impl Capture {
     ) -> Result<StreamEnd, CaptureError> {
         match self.new_slot().await {
             Ok((client, identity)) => {
-                written.anew_at = Some(written.end);
+                written.anew_at = Some(written.end());
                 self.carry_on(client, written, &identity).await
             }
             Err(error) => {

@@ -69,6 +69,28 @@ pub enum CaptureError {
         /// The archive's, or the spool's.
         archived: Lsn,
     },
+    /// The server has another log before the archive's end: it was set back, and has written more since than it lost.
+    #[error(
+        "the server's WAL before {archived} on timeline {timeline} is not the one that the archive holds: the server was set back to an \
+         earlier state and has written another history since, past the archive's end. Archive it elsewhere; the archive as it is can \
+         be restored from"
+    )]
+    OtherLog {
+        /// The timeline.
+        timeline: TimelineId,
+        /// The archive's end, or the spool's.
+        archived: Lsn,
+    },
+    /// A standby that has not come as far as the archive.
+    #[error(
+        "the standby's WAL ends at {server}, the archive has it up to {archived}; waiting for it"
+    )]
+    Behind {
+        /// The standby's flushed end.
+        server: Lsn,
+        /// The archive's, or the spool's.
+        archived: Lsn,
+    },
     /// The server lacks WAL that its slot should keep.
     #[error("the server does not have the WAL from its own slot on; trying again")]
     GapAgain,
@@ -86,9 +108,13 @@ impl CaptureError {
             // The position is read back from the store, and the server sends the bytes again.
             Self::Archive(ArchiveError::Discontinuous { .. })
             | Self::GapAgain
+            | Self::Behind { .. }
             | Self::LocalWal(_) => false,
             Self::Archive(error) => error.is_permanent(),
-            Self::Source(_) | Self::OtherBranch { .. } | Self::RolledBack { .. } => true,
+            Self::Source(_)
+            | Self::OtherBranch { .. }
+            | Self::RolledBack { .. }
+            | Self::OtherLog { .. } => true,
             Self::Connect(error) => error.is_permanent() && !streamed_once,
             Self::Replication(error) => error.is_permanent() && !streamed_once,
             Self::Version(_) | Self::Standby | Self::SlotMissing { .. } | Self::History(_) => {

@@ -1,6 +1,7 @@
 //! Capture: from the server's walsender into the archive's log writer, and the durable end back to the server.
 //!
-//! `run` reconnects for ever; `session` is one connection; `position` decides which timeline to read from where;
+//! `run` reconnects for ever; `session` is one connection; `position` decides which timeline to read from where; `prove` makes sure that
+//! the server still has the log that the archive ends with, by its `tail`;
 //! `stream` moves bytes until the timeline ends, and takes what lies far behind from the server's files where it may (`local`);
 //! `annotate` checks the WAL as it passes; `carry` goes on while the store is away and a spool takes its place.
 
@@ -10,8 +11,10 @@ mod clock;
 mod error;
 mod local;
 mod position;
+mod prove;
 mod slot;
 mod stream;
+mod tail;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -207,27 +210,24 @@ impl Capture {
         let mut ended = match self.carried.take() {
             Some(written) => self.carry_on(client, written, &identity).await?,
             None => {
-                let place = self.place(&mut client, &identity).await?;
+                let (client, place) = self.place(client, &identity).await?;
                 self.stream(client, place).await?
             }
         };
         loop {
             ended = match ended {
                 StreamEnd::Shutdown => return Ok(()),
-                StreamEnd::Switched {
-                    client: mut same,
-                    next,
-                } => {
-                    let place = self.place_on(&mut same, next).await?;
-                    self.stream(*same, place).await?
+                StreamEnd::Switched { client: same, next } => {
+                    let (client, place) = self.place_on(*same, next).await?;
+                    self.stream(client, place).await?
                 }
                 StreamEnd::SlotLost(written) => self.carry_on_with_new_slot(*written).await?,
                 StreamEnd::Gap if gaps > 0 => return Err(CaptureError::GapAgain),
                 StreamEnd::Gap => {
                     gaps += 1;
                     let connection = &self.settings.connection;
-                    let mut client = ReplicationClient::connect(connection, Mode::Physical).await?;
-                    let place = self.place_after_gap(&mut client).await?;
+                    let client = ReplicationClient::connect(connection, Mode::Physical).await?;
+                    let (client, place) = self.place_after_gap(client).await?;
                     self.stream(client, place).await?
                 }
             };

@@ -5,6 +5,7 @@ use pitr_archive::store::{Piece, StoreError};
 use pitr_archive::writer::{Resume, resume};
 use pitr_archive::{ArchiveError, layout};
 
+use super::prove::End;
 use super::{Capture, CaptureError};
 use crate::history::{Ancestor, TimelineHistory};
 use crate::replication::{ReplicationClient, SystemIdentity};
@@ -23,11 +24,11 @@ impl Capture {
     /// After connecting: the server's timeline if the archive has it, else the ancestor that the archive ended on.
     pub(super) async fn place(
         &self,
-        client: &mut ReplicationClient,
+        mut client: ReplicationClient,
         identity: &SystemIdentity,
-    ) -> Result<Place, CaptureError> {
+    ) -> Result<(ReplicationClient, Place), CaptureError> {
         let server = identity.timeline;
-        let history = self.history(client, server).await?;
+        let history = self.history(&mut client, server).await?;
         let mut path: Vec<TimelineId> = history
             .iter()
             .flat_map(TimelineHistory::ancestors)
@@ -39,27 +40,29 @@ impl Capture {
             let Some(durable) = found.durable().map(Lsn) else {
                 continue;
             };
-            self.not_rolled_back(identity, timeline, durable)?;
-            self.ensure_slot(client, Some(durable)).await?;
+            let end = found.newest().map_or(durable, |newest| Lsn(newest.end));
+            self.not_rolled_back(identity, timeline, end)?;
             let switch = history
                 .as_ref()
                 .and_then(|history| history.switch_from(timeline));
-            return match switch {
-                Some(switch) if durable >= switch => {
-                    self.tell_fork(timeline, durable, switch);
-                    let next = path
-                        .iter()
-                        .find(|&&next| next > timeline)
-                        .copied()
-                        .unwrap_or(server);
-                    self.place_on(client, (next, switch)).await
-                }
-                _ => self.continue_on(timeline, found, durable),
-            };
+            if let Some(switch) = switch.filter(|&switch| durable >= switch) {
+                self.ensure_slot(&mut client, Some(durable)).await?;
+                self.tell_fork(timeline, durable, switch);
+                let next = path
+                    .iter()
+                    .find(|&&next| next > timeline)
+                    .copied()
+                    .unwrap_or(server);
+                return self.place_on(client, (next, switch)).await;
+            }
+            let end = End::of(timeline, &found, switch);
+            let mut client = self.prove(client, end, Some(identity)).await?;
+            self.ensure_slot(&mut client, Some(durable)).await?;
+            return Ok((client, self.continue_on(timeline, found, durable)));
         }
-        let restart = self.ensure_slot(client, None).await?;
+        let restart = self.ensure_slot(&mut client, None).await?;
         let from = restart.unwrap_or(identity.flush_lsn);
-        self.begin(server, from).await
+        Ok((client, self.begin(server, from).await?))
     }
 
     /// A primary never comes back from a crash with less than it had flushed, and we get nothing else.
@@ -83,35 +86,40 @@ impl Capture {
     /// After a switch at `switch`: the next timeline, from where the archive has it or else from the WAL segment of the switch.
     pub(super) async fn place_on(
         &self,
-        client: &mut ReplicationClient,
+        mut client: ReplicationClient,
         (timeline, switch): (TimelineId, Lsn),
-    ) -> Result<Place, CaptureError> {
-        self.history(client, timeline).await?;
+    ) -> Result<(ReplicationClient, Place), CaptureError> {
+        self.history(&mut client, timeline).await?;
         let found = self.resume(timeline).await?;
-        match found.durable().map(Lsn) {
-            Some(durable) => self.continue_on(timeline, found, durable),
-            None => self.begin(timeline, switch).await,
-        }
+        let Some(durable) = found.durable().map(Lsn) else {
+            return Ok((client, self.begin(timeline, switch).await?));
+        };
+        let end = End::of(timeline, &found, None);
+        let client = self.prove(client, end, None).await?;
+        Ok((client, self.continue_on(timeline, found, durable)))
     }
 
     /// The server no longer has the WAL behind the archive's end: from where it has some, on the timeline it is on. The break
     /// is recorded with the first segment: a new run, or a timeline that does not touch its parent.
     pub(super) async fn place_after_gap(
         &self,
-        client: &mut ReplicationClient,
-    ) -> Result<Place, CaptureError> {
+        mut client: ReplicationClient,
+    ) -> Result<(ReplicationClient, Place), CaptureError> {
         let identity = client.identify_system().await?;
         self.source.check(&identity)?;
-        self.history(client, identity.timeline).await?;
+        self.history(&mut client, identity.timeline).await?;
         let durable = self.resume(identity.timeline).await?.durable().map(Lsn);
         let restart = self
-            .slot_after_gap(client, durable)
+            .slot_after_gap(&mut client, durable)
             .await?
             .unwrap_or(identity.flush_lsn);
         let place = self.begin(identity.timeline, restart).await?;
         if durable.is_some_and(|durable| durable >= place.from) {
-            let found = place.resume;
-            return self.continue_on(identity.timeline, found, durable.unwrap_or(restart));
+            let (timeline, found) = (identity.timeline, place.resume);
+            let end = End::of(timeline, &found, None);
+            let client = self.prove(client, end, Some(&identity)).await?;
+            let place = self.continue_on(timeline, found, durable.unwrap_or(restart));
+            return Ok((client, place));
         }
         tracing::error!(
             timeline = %place.timeline, archived = ?durable, from = %place.from,
@@ -119,7 +127,7 @@ impl Capture {
              Take a new base backup now: pitr-tool backup"
         );
         self.status.send_modify(|status| status.gaps += 1);
-        Ok(place)
+        Ok((client, place))
     }
 
     async fn begin(&self, timeline: TimelineId, at: Lsn) -> Result<Place, CaptureError> {
@@ -134,27 +142,19 @@ impl Capture {
         })
     }
 
-    fn continue_on(
-        &self,
-        timeline: TimelineId,
-        found: Resume,
-        durable: Lsn,
-    ) -> Result<Place, CaptureError> {
+    fn continue_on(&self, timeline: TimelineId, found: Resume, durable: Lsn) -> Place {
         let holes = found.holes();
         if found.passes_strays() {
             self.status.send_modify(|status| status.gaps += 1);
         }
-        let run_start = found.run_start().map_or(durable, Lsn);
-        let from = durable
-            .segment_start(self.source.wal_segment_bytes)
-            .max(run_start);
+        let from = durable.segment_start(self.source.wal_segment_bytes);
         tracing::info!(%timeline, %durable, holes, "position read back from the archive");
-        Ok(Place {
+        Place {
             timeline,
             stream: timeline.stream_name(),
             resume: found,
             from,
-        })
+        }
     }
 
     async fn resume(&self, timeline: TimelineId) -> Result<Resume, CaptureError> {

@@ -58,11 +58,11 @@ impl Capture {
         place: Place,
     ) -> Result<StreamEnd, CaptureError> {
         let files = self.files(&place);
-        let (timeline, from) = (place.timeline, place.from);
-        let start = files.as_ref().map_or(from, LocalWal::end);
+        let (timeline, tail) = (place.timeline, self.tail(&place.stream, place.from));
+        let start = files.as_ref().map_or(place.from, LocalWal::end);
         match self.open(client, place, start).await? {
             ControlFlow::Continue((stream, log)) => {
-                let written = Written::new(timeline, log, from);
+                let written = Written::new(timeline, log, tail);
                 self.follow(stream, files, written).await
             }
             ControlFlow::Break(end) => Ok(end),
@@ -175,7 +175,7 @@ impl Capture {
             Err(error) => return Err(error.into()),
         };
         let annotate = WalAnnotator::new(
-            from,
+            self.tail(&name, from),
             timeline,
             self.source.system_id,
             self.source.wal_segment_bytes,
@@ -211,7 +211,7 @@ impl Capture {
         files: &mut Option<LocalWal>,
         written: &mut Written,
     ) -> Result<Step, CaptureError> {
-        let (log, appended) = (&written.log, &mut written.end);
+        let (log, tail) = (&written.log, &mut written.tail);
         let mut progress = log.progress();
         let mut timer = tokio::time::interval(STATUS_EVERY);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -251,8 +251,8 @@ impl Capture {
             let message = match message? {
                 Next::Said(message) => message,
                 Next::Filed(start, data) => {
-                    *appended = start.advance(data.len() as u64);
-                    self.received(*appended);
+                    tail.observe(&data);
+                    self.received(tail.end());
                     room.append(start.0, data);
                     continue;
                 }
@@ -267,8 +267,8 @@ impl Capture {
                     let end = start.advance(data.len() as u64);
                     pace.read(data.len());
                     asked = Asked::default();
+                    tail.observe(&data);
                     room.append(start.0, data);
-                    *appended = end;
                     self.heard(server_end, clock, Some(end));
                     if let Some((clock, end)) = quiet.wal(end, server_end, clock)
                         && let Some(room) = log.room_now()

@@ -198,6 +198,16 @@ impl WalStream {
         }
     }
 
+    /// The connection, after [`Self::next`] failed because the server does not have the WAL; `None` if it is lost.
+    pub async fn refused(mut self) -> Option<ReplicationClient> {
+        loop {
+            let frame = self.client.wire.message_within(ANSWER_TIMEOUT).await.ok()?;
+            if frame.tag == b'Z' {
+                return Some(self.client);
+            }
+        }
+    }
+
     /// The process id of the server's walsender, as in `pg_stat_replication`.
     #[must_use]
     pub fn backend_pid(&self) -> Option<u32> {
