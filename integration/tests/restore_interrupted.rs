@@ -1,6 +1,8 @@
 //! A restore that is killed: what it left does not start, and the same command finishes it.
 
-use pitr_integration::{Daemon, Mark, Postgres, Signal, Site, V17, amcheck, wait_until};
+use pitr_integration::{
+    Daemon, Finished, Mark, Postgres, Session, Signal, Site, V17, amcheck, wait_until,
+};
 use std::path::Path;
 use std::time::Duration;
 
@@ -66,16 +68,61 @@ fn a_killed_restore_is_incomplete_and_resumes() {
     amcheck(&restored);
 }
 
+/// The server that `restore --start` leaves running, stopped whatever happens.
+struct Started(std::sync::Arc<Site>, std::path::PathBuf);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let mut command = self.0.command(&V17.program("pg_ctl"));
+        command.args(["stop", "-m", "immediate", "-t", "60", "-D"]);
+        let stopped = Finished::run(command.arg(&self.1));
+        assert!(
+            stopped.code == 0 || std::thread::panicking(),
+            "{}",
+            stopped.said()
+        );
+    }
+}
+
 #[test]
 fn start_runs_the_server_to_the_target_and_reports_the_time() {
     let history = pitr_integration::History::new("start", V17);
     let into = history.site.path("restored");
     let bin = V17.bin().display().to_string();
-    let arguments = [&history.middle.lsn_target(), "--start", "--pg-bin", &bin];
-    let finished = history
-        .daemon
-        .tool()
-        .restore(&arguments, &into)
-        .success("restore --start");
-    assert!(finished.said().contains("RTO"), "{}", finished.said());
+    let target = history.middle.lsn_target();
+    let arguments = [&target, "--start", "--pg-bin", &bin, "--json"];
+    let tool = history.daemon.tool();
+    let finished = tool.restore(&arguments, &into).success("restore --start");
+    let _started = Started(history.site.clone(), into);
+    let report: serde_json::Value = serde_json::from_str(&finished.stdout).expect("a report");
+    let server = &report["server"];
+    assert_eq!(server["state"], "paused", "{server}");
+    let rto = server["rto_seconds"].as_f64().expect("a time");
+    assert!(rto > 0.0 && rto <= finished.took.as_secs_f64(), "{server}");
+
+    // It stands at the target: what the report says of it, what it says itself, and what it holds.
+    let connection = server["connection"].as_str().expect("how to connect");
+    let session = Session::connect(&format!("{connection} user=postgres")).expect("connect");
+    assert_eq!(
+        session.value("select pg_get_wal_replay_pause_state()"),
+        "paused"
+    );
+    // The record that was named is replayed, and stands at the end of what is.
+    let at = server["at"]["lsn"].as_str().expect("a position");
+    assert_eq!(report["stop"]["lsn"], at, "{report}");
+    let replayed = format!("select pg_last_wal_replay_lsn() > '{at}'");
+    assert_eq!(session.value(&replayed), "t", "{server}");
+    for (table, rows) in &history.middle.content.tables {
+        let Some(table) = table.strip_prefix("postgres ") else {
+            continue;
+        };
+        let sql = format!(
+            "set timezone = 'UTC'; set extra_float_digits = 1; set search_path = pg_catalog; \
+             select count(*), coalesce(sum(hashtextextended(t::text, 0)), 0), \
+             coalesce(sum(hashtextextended(t::text, 7)), 0) from {table} t"
+        );
+        assert_eq!(session.run(&sql)[0].join(" "), *rows, "{table}");
+    }
+    let transactions = &history.middle.content.tables["postgres public.pgbench_history"];
+    assert!(transactions.starts_with("120 "), "{transactions}");
 }

@@ -54,7 +54,7 @@ fn every_target_brings_back_its_moment(version: Version, name: &str) {
 
     let xid = format!("xid:{}", damage.xid);
     let lsn = format!("lsn:{}", damage.commit_lsn);
-    let cases: [(&[&str], &Fingerprint); 10] = [
+    let cases: [(&[&str], &Fingerprint); 11] = [
         (&["immediate"], &at_backup),
         (&[&good.time], &good.content),
         (&[&damage.commit_time], &damaged),
@@ -64,6 +64,7 @@ fn every_target_brings_back_its_moment(version: Version, name: &str) {
         (&[&xid], &damaged),
         (&[&xid, "--before"], &good.content),
         (&["name:before-damage"], &good.content),
+        (&["name:before-damage", "--before"], &good.content),
         (&["latest"], &last),
     ];
     for (number, (target, expected)) in cases.into_iter().enumerate() {

@@ -132,6 +132,32 @@ fn files_and_history(site: &Site, tool: &Tool) {
         (last["provisional"].clone(), last["ts"].is_string()),
         (false.into(), true)
     );
+    let ts = |number: usize| {
+        format!(
+            "ts:{}",
+            history["versions"][number]["ts"].as_str().expect("a ts")
+        )
+    };
+    let (first, second) = (ts(1), ts(2));
+    for (range, expected) in [
+        (vec!["--from", &first], vec![1, 2]),
+        (vec!["--from", &second], vec![2]),
+        (vec!["--to", &first], vec![0, 1]),
+        (vec!["--from", &first, "--to", &first], vec![1]),
+    ] {
+        let command = [&["history", "shop.times", "1", "--json"][..], &range].concat();
+        let part = json(&tool.run(&command).success("history of a part").stdout);
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|&number: &usize| &history["versions"][number])
+            .collect();
+        let found: Vec<_> = part["versions"]
+            .as_array()
+            .expect("versions")
+            .iter()
+            .collect();
+        assert_eq!(found, expected, "{range:?}");
+    }
     let text = tool.run(&["history", "shop.odd", "1"]).success("history");
     assert!(text.stdout.contains("replaced"), "{}", text.stdout);
     let absent = tool.run(&["history", "shop.nothing", "1"]);

@@ -6,6 +6,9 @@ mod by_hand;
 mod by_tool;
 mod churn;
 mod compare;
+mod copies;
+mod elections;
+mod places;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -160,6 +163,7 @@ fn a_restored_deployment_is_the_source_at_that_time() {
         .expect("restore");
     let held = target.block_on(Deployment::of(&target));
     known.held.assert_same(&held);
+    places::assert_places(&target);
     assert_eq!((summary.users, summary.roles, summary.views), (2, 1, 2));
     let documents: usize = summary
         .collections

@@ -8,6 +8,8 @@ use bson::{Bson, DateTime, Document, Timestamp, doc};
 use mongodb::Client;
 use pitr_integration::Mongo;
 
+use crate::places::place;
+
 async fn run(client: &Client, db: &str, command: Document) {
     let shown = format!("{command}");
     let ran = client.database(db).run_command(command).await;
@@ -102,6 +104,7 @@ pub(crate) fn before(mongo: &Mongo) {
             vec![doc! { "_id": "ä", "w": "Ä" }, doc! { "_id": "b", "w": "b" }],
         )
         .await;
+        insert(client, "shop.busy", (0..5).map(place).collect()).await;
         indexes(client).await;
         run(
             client,
@@ -136,6 +139,7 @@ async fn indexes(client: &Client) {
             doc! { "weights": { "q": 5 }, "default_language": "german" },
         ),
         key(doc! { "loc": "2dsphere" }, "geo", doc! {}),
+        key(doc! { "place": "2dsphere" }, "place", doc! {}),
         key(doc! { "flat": "2d" }, "flat", doc! { "bits": 20 }),
         key(doc! { "tenant": "hashed" }, "hashed", doc! {}),
         key(doc! { "n": -1, "q": 1 }, "hidden", doc! { "hidden": true }),
@@ -437,6 +441,10 @@ async fn definitions(client: &Client) {
 }
 
 async fn documents(client: &Client) {
+    insert(client, "shop.busy", (5..10).map(place).collect()).await;
+    let away = doc! { "type": "Point", "coordinates": [-70.0, -10.0] };
+    let moved = doc! { "$set": { "place": away } };
+    update(client, "shop.busy", doc! { "_id": 5000 }, moved).await;
     insert(
         client,
         "shop.odd",

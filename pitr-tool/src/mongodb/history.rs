@@ -20,7 +20,7 @@ use crate::output;
 use crate::place::Place;
 use crate::target::{AnyTarget, TargetArgs};
 
-/// Open transactions are all that takes memory.
+/// For what is read ahead. Beside it every version that is found is held, with its document.
 const MEMORY_BYTES: u64 = 128 << 20;
 
 /// Arguments of `history`.
@@ -215,5 +215,39 @@ impl fmt::Display for Report {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ts(text: &str) -> ClusterTime {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_was_valid_at_the_beginning_is_the_first_version_that_is_shown() {
+        let version = |at: &str| Version {
+            at: ts(at),
+            wall_ms: None,
+            change: Change::Updated,
+            diff: None,
+            document: None,
+            provisional: false,
+        };
+        let all = vec![version("1.1"), version("5.1"), version("9.1")];
+        let kept = |from: Option<&str>| {
+            let kept = since(all.clone(), from.map(ts));
+            kept.iter()
+                .map(|version| version.at.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(kept(None), ["1.1", "5.1", "9.1"]);
+        assert_eq!(kept(Some("5.1")), ["5.1", "9.1"]);
+        assert_eq!(kept(Some("7.1")), ["5.1", "9.1"]);
+        assert_eq!(kept(Some("10.1")), ["9.1"]);
+        // It came into being later.
+        assert_eq!(kept(Some("0.1")), ["1.1", "5.1", "9.1"]);
     }
 }
