@@ -1,20 +1,20 @@
 //! One archive: a prefix in a store, for one database deployment.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use ed25519_dalek::VerifyingKey;
+use futures_util::future::join;
 use serde::{Deserialize, Serialize};
 
+use crate::catalogue::Names;
 use crate::error::ArchiveError;
-use crate::keys::{
-    DataKey, KeyError, Opener, SignedDocument, WrappedDataKey, WrappedWriterKey, Wrapper, WriterKey,
-};
+use crate::keys::{Opener, SignedDocument, WrappedWriterKey, Wrapper, WriterKey};
 use crate::layout;
-use crate::object::{Expected, Id, Kind, Object, Opened, PREAMBLE_BYTES, Preamble, StreamName};
+use crate::object::{Expected, Id, Kind, Object, PREAMBLE_BYTES, Preamble, StreamName};
 use crate::store::{Fetched, Piece, SharedStore, found};
 
 const FORMAT: u32 = 1;
@@ -40,9 +40,20 @@ pub struct Archive {
     engine: String,
     source: BTreeMap<String, String>,
     writer: VerifyingKey,
+    names: Mutex<Option<Names>>,
 }
 
 impl Archive {
+    /// Opens the archive in `store` and lists meanwhile what it holds, for whoever reads its catalogue next.
+    pub async fn open_listed(store: SharedStore, url: &str) -> Result<Arc<Self>, ArchiveError> {
+        let names = Names::list(&*store);
+        let (archive, names) = join(Self::open(store.clone(), url), names).await;
+        let archive = archive?;
+        // What failed is listed again, and said, where it is needed.
+        *archive.names.lock().expect("no holder panics") = names.ok();
+        Ok(archive)
+    }
+
     /// Opens the archive in `store`; `url` is how messages name it.
     pub async fn open(store: SharedStore, url: &str) -> Result<Arc<Self>, ArchiveError> {
         let fetched = found(store.get(layout::ARCHIVE, Piece::Whole).await)?;
@@ -78,6 +89,7 @@ impl Archive {
             engine,
             source,
             writer,
+            names: Mutex::default(),
         }))
     }
 
@@ -192,6 +204,11 @@ impl Archive {
         Ok(writer)
     }
 
+    /// What it held when it was opened, if that was listed and nobody has asked yet.
+    pub(crate) fn take_names(&self) -> Option<Names> {
+        self.names.lock().expect("no holder panics").take()
+    }
+
     /// Its store.
     #[must_use]
     pub fn store(&self) -> &SharedStore {
@@ -275,74 +292,5 @@ async fn exists_or_put(store: &SharedStore, key: &str, body: Bytes) -> Result<()
     match store.put_if_absent(key, body).await {
         Ok(()) | Err(crate::store::StoreError::AlreadyExists { .. }) => Ok(()),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Opens objects: fetches wrapped data keys, unwraps them with what the caller holds, and remembers them.
-#[derive(Debug)]
-pub struct Reading {
-    archive: Arc<Archive>,
-    opener: Opener,
-    data_keys: Mutex<HashMap<Id, DataKey>>,
-}
-
-impl Reading {
-    /// Reads `archive` with `opener`.
-    #[must_use]
-    pub fn new(archive: Arc<Archive>, opener: Opener) -> Self {
-        Self {
-            archive,
-            opener,
-            data_keys: Mutex::default(),
-        }
-    }
-
-    /// The archive.
-    #[must_use]
-    pub fn archive(&self) -> &Arc<Archive> {
-        &self.archive
-    }
-
-    /// The data key `id` in the clear.
-    pub async fn data_key(&self, id: Id) -> Result<DataKey, ArchiveError> {
-        let cached = self
-            .data_keys
-            .lock()
-            .expect("no holder panics")
-            .get(&id)
-            .cloned();
-        if let Some(key) = cached {
-            return Ok(key);
-        }
-        let object = layout::data_key(id);
-        let bytes =
-            found(self.archive.store.get(&object, Piece::Whole).await)?.ok_or_else(|| {
-                let reason = "the wrapped data key is missing from the archive";
-                KeyError::NotSigned {
-                    object: object.clone(),
-                    reason,
-                }
-            })?;
-        let wrapped: WrappedDataKey =
-            SignedDocument::verify(&object, &bytes.bytes, &self.archive.writer)?;
-        let key = wrapped.unwrap(&object, self.archive.id, id, &self.opener)?;
-        self.data_keys
-            .lock()
-            .expect("no holder panics")
-            .insert(id, key.clone());
-        Ok(key)
-    }
-
-    /// Opens an object that has been read, off the async threads.
-    pub async fn open(&self, object: Object) -> Result<Opened, ArchiveError> {
-        let key = self.data_key(object.header().key_id).await?;
-        let opened = tokio::task::spawn_blocking(move || object.open(&key)).await;
-        Ok(opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?)
-    }
-
-    /// Reads and opens an object.
-    pub async fn fetch(&self, key: &str, expected: &Expected) -> Result<Opened, ArchiveError> {
-        let object = self.archive.object(key, expected).await?;
-        self.open(object).await
     }
 }

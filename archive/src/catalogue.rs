@@ -11,6 +11,7 @@ use crate::error::ArchiveError;
 use crate::layout;
 use crate::object::{Header, Id, Kind, StreamName};
 use crate::reader::{End, LogReader, Run};
+use crate::store::{Store, StoreError};
 
 /// The moment a base backup began, to the second, which is also its name: `20261121T031500Z`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -81,6 +82,8 @@ pub struct Stream {
     pub end: End,
     /// Its unbroken runs, oldest first. Between two of them the log has a gap.
     pub runs: Vec<Run>,
+    /// What read it, and remembers the headers that it saw.
+    pub reader: Arc<LogReader>,
 }
 
 /// A base backup that is whole: its manifest is there.
@@ -90,6 +93,38 @@ pub struct Backup {
     pub id: BackupId,
     /// The header of its manifest: stream, and the positions between which it was taken.
     pub header: Header,
+}
+
+/// The names that an archive's catalogue is read from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Names {
+    /// Its streams.
+    pub streams: Vec<StreamName>,
+    /// Its base backups, oldest first, whether they are whole or not.
+    pub backups: Vec<BackupId>,
+}
+
+impl Names {
+    /// Lists them.
+    pub(crate) async fn list(store: &dyn Store) -> Result<Self, StoreError> {
+        let (streams, backups) =
+            try_join(store.children(layout::LOG), store.children(layout::BASE)).await?;
+        let streams = streams.iter().filter_map(|name| StreamName::new(name));
+        let mut backups: Vec<BackupId> = backups.iter().filter_map(|n| n.parse().ok()).collect();
+        backups.sort_unstable();
+        Ok(Self {
+            streams: streams.collect(),
+            backups,
+        })
+    }
+
+    /// Those of `archive`: once as they were listed when it was opened.
+    pub async fn of(archive: &Archive) -> Result<Self, ArchiveError> {
+        match archive.take_names() {
+            Some(names) => Ok(names),
+            None => Ok(Self::list(&**archive.store()).await?),
+        }
+    }
 }
 
 /// The contents of an archive.
@@ -106,8 +141,15 @@ pub struct Catalogue {
 impl Catalogue {
     /// Reads it.
     pub async fn read(archive: &Arc<Archive>) -> Result<Self, ArchiveError> {
+        Self::read_named(archive, &Names::of(archive).await?).await
+    }
+
+    /// Reads what has these names.
+    pub async fn read_named(archive: &Arc<Archive>, names: &Names) -> Result<Self, ArchiveError> {
+        let streams = names.streams.iter().cloned();
+        let streams = try_join_all(streams.map(|name| read_stream(archive, name)));
         let (streams, backups_found) =
-            try_join(read_streams(archive), read_backups(archive)).await?;
+            try_join(streams, read_backups(archive, &names.backups)).await?;
         let (mut backups, mut incomplete) = (Vec::new(), Vec::new());
         for (id, header) in backups_found {
             match header {
@@ -150,28 +192,28 @@ pub async fn backup(archive: &Archive, id: BackupId) -> Result<Option<Backup>, A
     Ok(header.map(|header| Backup { id, header }))
 }
 
-async fn read_streams(archive: &Arc<Archive>) -> Result<Vec<Stream>, ArchiveError> {
-    let names = archive.store().children(layout::LOG).await?;
-    let names = names.iter().filter_map(|name| StreamName::new(name));
-    try_join_all(names.map(|name| read_stream(archive, name))).await
-}
-
 /// Ids with the headers of their manifests, where there are any.
-async fn read_backups(archive: &Archive) -> Result<Vec<(BackupId, Option<Header>)>, ArchiveError> {
-    let names = archive.store().children(layout::BASE).await?;
-    let ids: Vec<BackupId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+async fn read_backups(
+    archive: &Archive,
+    ids: &[BackupId],
+) -> Result<Vec<(BackupId, Option<Header>)>, ArchiveError> {
     let headers = try_join_all(ids.iter().map(|&id| read_backup(archive, id))).await?;
-    Ok(ids.into_iter().zip(headers).collect())
+    Ok(ids.iter().copied().zip(headers).collect())
 }
 
 async fn read_stream(archive: &Arc<Archive>, name: StreamName) -> Result<Stream, ArchiveError> {
-    let reader = LogReader::new(Arc::clone(archive), name.clone());
-    let end = reader.end().await?;
+    let reader = Arc::new(LogReader::new(Arc::clone(archive), name.clone()));
+    let end = reader.end_by_listing().await?;
     if let Err(error) = end.check_head(&name) {
         tracing::warn!(%error, "the head of a stream is damaged; whether its newest segments are gone cannot be told");
     }
     let runs = reader.runs(&end).await?;
-    Ok(Stream { name, end, runs })
+    Ok(Stream {
+        name,
+        end,
+        runs,
+        reader,
+    })
 }
 
 pub(crate) async fn read_backup(

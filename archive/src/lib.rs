@@ -14,8 +14,10 @@ pub mod copying;
 mod error;
 pub mod layout;
 pub mod reader;
+mod reading;
 pub mod verify;
 pub mod writer;
 
-pub use archive::{Archive, Reading};
+pub use archive::Archive;
 pub use error::ArchiveError;
+pub use reading::Reading;

@@ -1,22 +1,28 @@
-//! Reading a stream: its end, any position and any time, found by small ranged reads and without listing (`search`).
+//! Reading a stream: its end (`end`), any position and any time (`search`), found by small ranged reads and without
+//! listing; and the proof by listing that what a plan needs is there (`listing`).
 
+mod end;
+mod listing;
 mod search;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use futures_util::future::try_join_all;
+use futures_util::future::try_join;
 use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 
-use crate::archive::{Archive, Reading};
+use crate::archive::Archive;
 use crate::error::ArchiveError;
 use crate::keys::SignedDocument;
 use crate::layout;
 use crate::object::{Fault, Opened};
 use crate::object::{Footer, Header, Id, Kind, ObjectError, Preamble, Ranged, StreamName};
+use crate::reading::Reading;
 use crate::store::{Fetched, Listed, Piece, found};
-use crate::writer::IN_FLIGHT_MAX;
+
+pub use listing::is_short;
 
 /// The footer is read with this many bytes at first; a longer one costs a second read.
 const FOOTER_GUESS_BYTES: u64 = 16 * 1024;
@@ -90,15 +96,13 @@ pub struct Run {
     pub damage: Option<u64>,
 }
 
-/// Hidden segments that are looked for one by one.
-const HIDDEN_MAX: usize = 64;
-
 /// One stream of an archive.
 #[derive(Debug)]
 pub struct LogReader {
     archive: Arc<Archive>,
     stream: StreamName,
-    preambles: Mutex<HashMap<u64, Preamble>>,
+    preambles: Mutex<HashMap<u64, Arc<OnceCell<Preamble>>>>,
+    shown: Mutex<BTreeMap<u64, Listed>>,
 }
 
 impl LogReader {
@@ -109,6 +113,7 @@ impl LogReader {
             archive,
             stream,
             preambles: Mutex::default(),
+            shown: Mutex::default(),
         }
     }
 
@@ -123,10 +128,37 @@ impl LogReader {
         Ok(self.preamble(seq).await?.map(|preamble| preamble.header))
     }
 
+    /// The header of segment `seq`, if it was read before.
+    #[must_use]
+    pub fn known_header(&self, seq: u64) -> Option<Header> {
+        let preambles = self.preambles();
+        let preamble = preambles.get(&seq).and_then(|cell| cell.get());
+        preamble.map(|preamble| preamble.header.clone())
+    }
+
+    /// All headers that were read before, in any order.
+    fn known_headers(&self) -> Vec<Header> {
+        let preambles = self.preambles();
+        let read = preambles.values().filter_map(|cell| cell.get());
+        read.map(|preamble| preamble.header.clone()).collect()
+    }
+
+    fn preambles(&self) -> MutexGuard<'_, HashMap<u64, Arc<OnceCell<Preamble>>>> {
+        self.preambles.lock().expect("no holder panics")
+    }
+
+    /// One that is there is read once, whoever asks meanwhile.
     async fn preamble(&self, seq: u64) -> Result<Option<Preamble>, ArchiveError> {
-        if let Some(preamble) = self.preambles.lock().expect("no holder panics").get(&seq) {
-            return Ok(Some(preamble.clone()));
+        let cell = Arc::clone(self.preambles().entry(seq).or_default());
+        let read = async || self.read_preamble(seq).await.map_err(Some)?.ok_or(None);
+        match cell.get_or_try_init(read).await {
+            Ok(preamble) => Ok(Some(preamble.clone())),
+            Err(None) => Ok(None),
+            Err(Some(error)) => Err(error),
         }
+    }
+
+    async fn read_preamble(&self, seq: u64) -> Result<Option<Preamble>, ArchiveError> {
         let key = layout::segment(&self.stream, seq);
         let expected = self
             .archive
@@ -142,10 +174,6 @@ impl LogReader {
             };
             return Err(ObjectError { key, fault }.into());
         }
-        self.preambles
-            .lock()
-            .expect("no holder panics")
-            .insert(seq, preamble.clone());
         Ok(Some(preamble))
     }
 
@@ -180,141 +208,6 @@ impl LogReader {
         }
     }
 
-    /// Finds the end: gallops from the head, bisects, then looks for segments behind holes that a crash may have left.
-    pub async fn end(&self) -> Result<End, ArchiveError> {
-        let (head, head_fault) = match self.head().await {
-            Ok(head) => (head, None),
-            Err(ArchiveError::Unreadable { reason, .. }) => (None, Some(reason)),
-            Err(error) => return Err(error),
-        };
-        let mut known = None;
-        if let Some(head) = &head
-            && self.header(head.seq).await?.is_some()
-        {
-            known = Some(head.seq);
-        }
-        loop {
-            let last = self.gallop(known).await?;
-            let next = last.map_or(0, |last| last + 1);
-            let ahead =
-                try_join_all((next..next + IN_FLIGHT_MAX).map(|seq| self.header(seq))).await?;
-            match ahead.iter().rposition(Option::is_some) {
-                Some(offset) => known = Some(next + offset as u64),
-                None => {
-                    return Ok(End {
-                        last,
-                        head,
-                        head_fault,
-                    });
-                }
-            }
-        }
-    }
-
-    /// The runs of the stream, oldest first, each up to the first of the holes that a crash may have left at its end. A
-    /// listing and at most [`IN_FLIGHT_MAX`] headers for each, besides finding the end.
-    pub async fn runs(&self, end: &End) -> Result<Vec<Run>, ArchiveError> {
-        let mut runs = Vec::new();
-        let mut last = end.last;
-        while let Some(seq) = last {
-            let Header {
-                run_seq, run_start, ..
-            } = self.header_of(seq).await?;
-            if let Some(header) = self.contiguous_last(run_seq, seq).await? {
-                runs.push(Run {
-                    seqs: run_seq..header.seq + 1,
-                    positions: run_start..header.end,
-                    time_high: header.time_high,
-                    damage: header.damage,
-                });
-            }
-            last = run_seq.checked_sub(1);
-        }
-        runs.reverse();
-        Ok(runs)
-    }
-
-    /// The last segment of the run from `run_seq` to `last` before the first hole near its end; `None` if there is none before it.
-    pub(crate) async fn contiguous_last(
-        &self,
-        run_seq: u64,
-        last: u64,
-    ) -> Result<Option<Header>, ArchiveError> {
-        // With the one before those that can have been in flight together.
-        let from = last.saturating_sub(IN_FLIGHT_MAX).max(run_seq);
-        let listed = self.list(from..last + 1).await?;
-        let contiguous = (from..)
-            .zip(&listed)
-            .take_while(|(seq, object)| layout::segment_seq(&object.key) == Some(*seq));
-        let count = contiguous.count() as u64;
-        if count == 0 && from > run_seq {
-            return self.header_of(from - 1).await.map(Some);
-        }
-        let headers = try_join_all((from..from + count).map(|seq| self.header_of(seq))).await?;
-        // A put of a fenced writer that does not fit ends the run, too: nothing was built upon it.
-        let fits = 1 + headers
-            .windows(2)
-            .take_while(|pair| pair[0].end == pair[1].start)
-            .count();
-        Ok(headers.into_iter().take(fits).next_back())
-    }
-
-    /// What a listing shows of `seqs`, and what it does not show and the store has all the same, hidden by a delete marker, up to
-    /// the first number that is missing.
-    async fn list(&self, seqs: Range<u64>) -> Result<Vec<Listed>, ArchiveError> {
-        let mut listed = self.listed(seqs.clone()).await?;
-        let (mut at, mut hidden) = (0, 0);
-        while hidden < HIDDEN_MAX
-            && let Some(seq) = seqs.clone().nth(at)
-        {
-            let shown = listed
-                .get(at)
-                .map(|object| layout::segment_seq(&object.key));
-            if shown != Some(Some(seq)) {
-                let Some(preamble) = self.preamble(seq).await? else {
-                    break;
-                };
-                let object = Listed {
-                    key: layout::segment(&self.stream, seq),
-                    object_bytes: crate::object::object_bytes(preamble.header.payload_bytes),
-                };
-                listed.insert(at, object);
-                hidden += 1;
-            }
-            at += 1;
-        }
-        Ok(listed)
-    }
-
-    async fn listed(&self, seqs: Range<u64>) -> Result<Vec<Listed>, ArchiveError> {
-        let (first, end) = (
-            layout::segment(&self.stream, seqs.start),
-            layout::segment(&self.stream, seqs.end),
-        );
-        let prefix = layout::stream(&self.stream);
-        Ok(self
-            .archive
-            .store()
-            .list(&prefix, first.as_str()..end.as_str())
-            .await?)
-    }
-
-    /// Proves by listing that every number of `seqs` is there, and returns them with their lengths.
-    pub async fn prove_present(&self, seqs: Range<u64>) -> Result<Vec<Listed>, ArchiveError> {
-        let listed = self.list(seqs.clone()).await?;
-        let mut wanted = seqs.clone();
-        for object in &listed {
-            let seq = wanted.next();
-            if layout::segment_seq(&object.key) != seq {
-                return Err(self.named_hole(seq.unwrap_or(seqs.end)).await);
-            }
-        }
-        match wanted.next() {
-            Some(seq) => Err(self.named_hole(seq).await),
-            None => Ok(listed),
-        }
-    }
-
     /// A hole, with the position at which it begins where the segment before it tells.
     async fn named_hole(&self, seq: u64) -> ArchiveError {
         let before = match seq.checked_sub(1) {
@@ -329,14 +222,20 @@ impl LogReader {
         let expected = self
             .archive
             .expected(Kind::Segment, Some(&self.stream), Id::default(), seq);
-        match reading
-            .fetch(&layout::segment(&self.stream, seq), &expected)
-            .await
-        {
+        let key = layout::segment(&self.stream, seq);
+        let known = self.known_header(seq).map(|header| header.key_id);
+        // Where the header was read before, its data key is asked for together with the segment.
+        let data_key = async {
+            if let Some(key_id) = known {
+                reading.data_key(key_id).await?;
+            }
+            Ok(())
+        };
+        match try_join(reading.object(&key, &expected), data_key).await {
             Err(ArchiveError::Store(crate::store::StoreError::NotFound { .. })) => {
                 Err(self.named_hole(seq).await)
             }
-            result => result,
+            result => reading.open(result?.0).await,
         }
     }
 

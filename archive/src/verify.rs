@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 
-use crate::archive::{Archive, Reading};
+use crate::archive::Archive;
 use crate::catalogue::{BackupId, read_backup};
 use crate::error::ArchiveError;
 use crate::keys::SignedDocument;
 use crate::layout;
 use crate::object::{Header, Id, Kind, StreamName};
 use crate::reader::LogReader;
+use crate::reading::Reading;
 use crate::store::{Listed, Piece, StoreError};
 use crate::writer::IN_FLIGHT_MAX;
 

@@ -102,17 +102,26 @@ impl Place {
         Ok(self.opener(config)?.ok_or_else(missing)?)
     }
 
-    /// The archive; `config` is what [`Self::config`] returned.
+    /// The archive, for a command that reads its catalogue; `config` is what [`Self::config`] returned.
     pub async fn open(&self, config: Option<&Config>) -> anyhow::Result<Arc<Archive>> {
         let urls = self.urls(config)?;
         let store = copies::reading(&urls).await?;
-        let archive = Archive::open(store, &urls[0].place()).await;
+        let archive = Archive::open_listed(store, &urls[0].place()).await;
         archive.context("open the archive")
     }
 
     /// The archive without its copies, for a command that looks for damage in it.
     pub async fn open_alone(&self, config: Option<&Config>) -> anyhow::Result<Arc<Archive>> {
         open::archive(&self.url(config)?).await
+    }
+
+    /// The archive and what opens it, for a command that reads its log and lists nothing.
+    pub async fn reading_log(&self, config: Option<&Config>) -> anyhow::Result<Reading> {
+        let opener = self.require_opener(config)?;
+        let urls = self.urls(config)?;
+        let store = copies::reading(&urls).await?;
+        let archive = Archive::open(store, &urls[0].place()).await;
+        Ok(Reading::new(archive.context("open the archive")?, opener))
     }
 
     /// The archive and what opens it, for a command that reads what is sealed.

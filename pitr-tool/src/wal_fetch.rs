@@ -176,7 +176,7 @@ pub async fn prefetch(place: &Place, args: &PrefetchArgs) -> anyhow::Result<Exit
 
 async fn reading(place: &Place) -> anyhow::Result<Arc<Reading>> {
     let config = place.config()?;
-    Ok(Arc::new(place.reading(config.as_ref()).await?))
+    Ok(Arc::new(place.reading_log(config.as_ref()).await?))
 }
 
 /// With the archive's error where it can be classified.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::memory_store::MemoryStore;
 use async_trait::async_trait;
@@ -41,6 +42,8 @@ pub struct Oddities {
     pub is_busy: bool,
     /// The commit in this page came damaged, as the headers say.
     pub damaged_page: Option<u64>,
+    /// How far away it is: the time that each request takes.
+    pub delay: Duration,
 }
 
 /// Keys and backups lie in memory; segments are sealed when they are read.
@@ -198,6 +201,7 @@ impl Store for EndlessStore {
     }
 
     async fn get(&self, key: &str, piece: Piece) -> Result<Fetched, StoreError> {
+        tokio::time::sleep(self.oddities.delay).await;
         self.requests.fetch_add(1, Ordering::Relaxed);
         let seq = key
             .strip_prefix(layout::LOG)
@@ -221,6 +225,7 @@ impl Store for EndlessStore {
     }
 
     async fn list(&self, prefix: &str, keys: Range<&str>) -> Result<Vec<Listed>, StoreError> {
+        tokio::time::sleep(self.oddities.delay).await;
         if !prefix.starts_with(layout::LOG) {
             self.requests.fetch_add(1, Ordering::Relaxed);
             return self.memory.list(prefix, keys).await;
@@ -240,6 +245,7 @@ impl Store for EndlessStore {
     }
 
     async fn children(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        tokio::time::sleep(self.oddities.delay).await;
         self.requests.fetch_add(1, Ordering::Relaxed);
         if prefix == layout::LOG {
             Ok(vec![TimelineId(1).stream()])

@@ -1,10 +1,13 @@
 //! Planning over an archive of a million segments: few requests, and the right answers.
 
+use std::time::Duration;
+
 use pitr_postgres::plan::{PlanError, StopAt, plan};
 use pitr_postgres::{Lsn, Target};
 use pitr_tests::endless::{
     DAY, EndlessStore, Oddities, SEGMENTS, commit_at, commit_time, endless, endless_with, position,
 };
+use tokio::time::Instant;
 
 async fn requests(store: &EndlessStore, work: impl Future<Output = ()>) -> u64 {
     let before = store.requests();
@@ -90,6 +93,26 @@ async fn latest_and_an_lsn_are_planned_in_under_200_requests() {
         })
         .await;
         assert!(count < 200, "{count} requests for {target}");
+    }
+}
+
+/// The clock runs ahead: what is asked at once takes a second in all.
+#[tokio::test(start_paused = true)]
+async fn a_plan_takes_few_rounds_however_far_away_the_store_is() {
+    let far = Oddities {
+        delay: Duration::from_secs(1),
+        ..Oddities::default()
+    };
+    let (_, reading) = endless_with(&[(100, 60), (999_000, 60)], far).await;
+    for (target, rounds) in [
+        (Target::Immediate, 6),
+        (Target::Latest, 8),
+        (Target::Time(commit_time(999_500)), 20),
+    ] {
+        let began = Instant::now();
+        plan(&reading, &target, false, None).await.unwrap();
+        let took = began.elapsed().as_secs();
+        assert!(took <= rounds, "{took} rounds for {target}");
     }
 }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pitr_archive::Reading;
-use pitr_archive::object::Header;
+use pitr_archive::object::{Header, Id, Kind};
 use pitr_archive::reader::{LogReader, Run};
+use pitr_archive::{Reading, layout};
 use pitr_tests::fault_store::{Fault, FaultStore};
 use pitr_tests::known_source::KnownSource;
 use pitr_tests::life::{FIRST_POSITION, Keys, Pace, Random, live, runtime, stream};
@@ -132,8 +132,72 @@ fn the_end_is_found_from_any_head_in_few_rounds_of_few_requests() {
 }
 
 #[test]
+fn a_listing_leads_to_the_end_that_a_search_finds() {
+    for seed in 200..230 {
+        let (medium, _) = uneven_stream(seed);
+        let mut random = Random(seed);
+        runtime().block_on(async {
+            let last = reader(&medium).await.end().await.unwrap().last.unwrap();
+            // What a daemon leaves that is killed with puts in flight, with and without a head.
+            for back in 0..16_u64.min(last) {
+                if random.below(4) == 0 {
+                    medium.delete(&layout::segment(&stream(), last - back));
+                }
+            }
+            if random.below(3) == 0 && medium.object(&layout::head(&stream())).is_some() {
+                medium.delete(&layout::head(&stream()));
+            }
+            let (searching, listing) = (reader(&medium).await, reader(&medium).await);
+            let searched = searching.end().await.unwrap();
+            let listed = listing.end_by_listing().await.unwrap();
+            assert_eq!(listed, searched, "seed {seed}");
+            let (runs, same) = (searching.runs(&searched).await, listing.runs(&listed).await);
+            assert_eq!(format!("{runs:?}"), format!("{same:?}"), "seed {seed}");
+        });
+    }
+}
+
+#[test]
+fn what_was_asked_for_ahead_is_asked_for_once_and_verified_all_the_same() {
+    let (medium, source) = (MemoryStore::new(), KnownSource::new(START, 10_500));
+    live(&FaultStore::new(medium.clone()), &source, Pace::SMALL)
+        .unwrap()
+        .unwrap();
+    let store = FaultStore::new(medium.clone());
+    runtime().block_on(async {
+        let archive = Keys::shared().archive(Arc::new(store.clone())).await;
+        let reading = Reading::new(archive.unwrap(), Keys::shared().opener());
+        let log = LogReader::new(Arc::clone(reading.archive()), stream());
+        let wanted = log.segment(3, &reading).await.unwrap();
+        let key = layout::segment(&stream(), 3);
+        let expected = |seq| {
+            reading
+                .archive()
+                .expected(Kind::Segment, Some(&stream()), Id::default(), seq)
+        };
+        let before = store.calls().len();
+        reading.ask_ahead(&key, &expected(3));
+        reading.ask_ahead(&key, &expected(3));
+        let opened = log.segment(3, &reading).await.unwrap();
+        assert_eq!(opened.plaintext().unwrap(), wanted.plaintext().unwrap());
+        assert_eq!(store.calls().len() - before, 1);
+
+        // Another segment under its key, and bytes that were changed.
+        let other = medium.object(&layout::segment(&stream(), 4)).unwrap();
+        let mut bent = medium.object(&key).unwrap().to_vec();
+        let middle = bent.len() / 2;
+        bent[middle] ^= 1;
+        for wrong in [other, bent.into()] {
+            medium.damage(&key, wrong);
+            reading.ask_ahead(&key, &expected(3));
+            assert!(log.segment(3, &reading).await.is_err());
+        }
+    });
+}
+
+#[test]
 fn a_summary_read_by_range_is_the_one_in_the_whole_object() {
-    use pitr_archive::object::{Frame, Id, Kind};
+    use pitr_archive::object::Frame;
     runtime().block_on(async {
         let medium = MemoryStore::new();
         let keys = Keys::shared();

@@ -132,7 +132,17 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
     }
     let target = &args.target;
     let timeline = target.timeline.map(TimelineId);
-    let plan = plan::plan(&reading, target.postgres()?, target.before, timeline)
+    let jobs = args
+        .jobs
+        .unwrap_or_else(|| default_jobs(matches!(url, ArchiveUrl::S3(_))));
+    // What lies far away is asked for while it is planned; written is nothing before the plan is proved.
+    let ahead = if restore::is_free(&args.into) {
+        jobs.get()
+    } else {
+        0
+    };
+    let (to, before) = (target.postgres()?, target.before);
+    let plan = plan::plan_ahead(&reading, to, before, timeline, ahead)
         .await
         .context("plan")?;
     if let Some(seq) = plan.missing {
@@ -146,9 +156,7 @@ pub async fn run(place: &Place, args: &Args) -> anyhow::Result<Exit> {
             .iter()
             .map(|map| (map.old.clone(), map.new.clone()))
             .collect(),
-        jobs: args
-            .jobs
-            .unwrap_or_else(|| default_jobs(matches!(url, ArchiveUrl::S3(_)))),
+        jobs,
         action: args.action.unwrap_or(Action::Pause).into(),
         commands: server_command::commands(place, config.as_ref(), &plan)?,
         pg_bin: args.pg_bin.clone(),

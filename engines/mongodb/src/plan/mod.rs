@@ -130,7 +130,11 @@ pub async fn plan(reading: &Arc<Reading>, target: Target, before: bool) -> Resul
     Source::of(archive)?;
     let catalogue = Catalogue::read(archive).await?;
     let kind = LogKind::archived(&catalogue);
-    let reader = LogReader::new(Arc::clone(archive), kind.stream());
+    let stream = catalogue.stream(kind.stream().as_str());
+    let reader = stream.map_or_else(
+        || Arc::new(LogReader::new(Arc::clone(archive), kind.stream())),
+        |stream| Arc::clone(&stream.reader),
+    );
     let planner = Planner {
         reading,
         reader,
@@ -145,7 +149,7 @@ pub async fn plan(reading: &Arc<Reading>, target: Target, before: bool) -> Resul
 
 struct Planner<'a> {
     reading: &'a Arc<Reading>,
-    reader: LogReader,
+    reader: Arc<LogReader>,
     kind: LogKind,
     stretches: Vec<Stretch>,
     target: Target,

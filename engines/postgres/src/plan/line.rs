@@ -14,7 +14,7 @@ use crate::{Lsn, TimelineId};
 #[derive(Debug)]
 pub(crate) struct Share {
     pub(crate) timeline: TimelineId,
-    pub(crate) reader: LogReader,
+    pub(crate) reader: Arc<LogReader>,
     pub(crate) runs: Vec<Run>,
     /// Where the next timeline branches off; `None` for the last one.
     pub(crate) until: Option<Lsn>,
@@ -127,7 +127,10 @@ impl Line {
             let missing = stream.filter(|stream| !tail_lost && has_hole(stream));
             shares.push(Share {
                 timeline: at,
-                reader: LogReader::new(Arc::clone(archive), at.stream_name()),
+                reader: stream.map_or_else(
+                    || Arc::new(LogReader::new(Arc::clone(archive), at.stream_name())),
+                    |stream| Arc::clone(&stream.reader),
+                ),
                 runs,
                 until,
                 covered: head.and_then(|head| head.covered).filter(|_| !tail_lost),

@@ -1,8 +1,10 @@
 //! Planning: from a target to the one record where recovery stops, the base, and the proof that everything between is there.
 //!
 //! `line` knows which WAL leads to a timeline and how far it is unbroken, `resolve` finds the record, `scan` reads archived WAL
-//! for it, `windows` says what can be restored. Nothing is downloaded but headers, footers, and the WAL around the target.
+//! for it, `bases` proves the base, `windows` says what can be restored. Nothing is downloaded but headers, footers, and the WAL
+//! around the target; and parts of the base that will probably be taken, if the caller wants them ahead.
 
+mod bases;
 mod error;
 mod line;
 mod resolve;
@@ -13,18 +15,20 @@ mod windows;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::try_join;
-use pitr_archive::catalogue::{Backup, BackupId, Catalogue};
-use pitr_archive::object::{Kind, object_bytes};
-use pitr_archive::{Archive, ArchiveError, Reading, layout};
+use futures_util::future::{join, try_join};
+use pitr_archive::catalogue::{Backup, Catalogue, Names};
+use pitr_archive::object::object_bytes;
+use pitr_archive::reader::is_short;
+use pitr_archive::{Archive, ArchiveError, Reading};
 
+pub use bases::read_manifest;
 pub use error::{Moment, PlanError};
 pub use shape::{PathStep, Plan, StopAt};
 pub use windows::{Damage, Gap, Window, Windows};
 
-use crate::backup::BackupManifest;
 use crate::source::Source;
 use crate::{Lsn, Target, TimelineId};
+use bases::{BaseAhead, prove_bases};
 use line::{Ends, Island, Line};
 use resolve::{AtTime, Resolver, Stop};
 use scan::Scan;
@@ -44,8 +48,27 @@ pub async fn plan(
     before: bool,
     timeline: Option<TimelineId>,
 ) -> Result<Plan, PlanError> {
-    let source = Source::of(reading.archive())?;
-    let catalogue = settled(reading.archive()).await?;
+    plan_ahead(reading, target, before, timeline, 0).await
+}
+
+/// As [`plan`]. So many parts of the base that will probably be taken are asked for meanwhile and held by `reading` until they are
+/// read.
+///
+/// # Errors
+/// As those of [`plan`].
+pub async fn plan_ahead(
+    reading: &Reading,
+    target: &Target,
+    before: bool,
+    timeline: Option<TimelineId>,
+    parts: usize,
+) -> Result<Plan, PlanError> {
+    let archive = reading.archive();
+    let source = Source::of(archive)?;
+    let names = Names::of(archive).await?;
+    let guess = BaseAhead::read(reading, &names.backups, target, parts);
+    let (catalogue, guess) = join(settled(archive, &names), guess).await;
+    let catalogue = catalogue?;
     let timeline = match timeline {
         Some(timeline) => timeline,
         None => newest(&catalogue).ok_or(PlanError::NoTimeline(TimelineId(1)))?,
@@ -58,6 +81,7 @@ pub async fn plan(
         islands: Vec::new(),
         target,
         before,
+        guess,
     };
     let islands = planner.line.islands(&catalogue).await?;
     Planner { islands, ..planner }.plan(timeline).await
@@ -65,9 +89,9 @@ pub async fn plan(
 
 /// The catalogue. Where there are segments behind a hole, a daemon may have puts in flight: once those that were there at first are
 /// reached, the hole was one, and what has been put behind the end since then is not looked at.
-async fn settled(archive: &Arc<Archive>) -> Result<Catalogue, ArchiveError> {
+async fn settled(archive: &Arc<Archive>, names: &Names) -> Result<Catalogue, ArchiveError> {
     let until = Instant::now() + SETTLE_MAX;
-    let mut catalogue = Catalogue::read(archive).await?;
+    let mut catalogue = Catalogue::read_named(archive, names).await?;
     let holes = catalogue
         .streams
         .iter()
@@ -116,6 +140,8 @@ struct Planner<'a> {
     islands: Vec<Island>,
     target: &'a Target,
     before: bool,
+    /// The base that will probably be taken.
+    guess: Option<BaseAhead>,
 }
 
 impl Planner<'_> {
@@ -130,21 +156,17 @@ impl Planner<'_> {
                 lsn: Lsn(base.header.end),
                 time: None,
             };
+            let stop = StopAt::Consistency;
             return self
-                .prove(
-                    timeline,
-                    newest,
-                    base,
-                    StopAt::Consistency,
-                    moment,
-                    (None, None),
-                )
+                .prove(timeline, newest, base, stop, moment, (None, None))
                 .await;
         }
         let mut after: Option<Moment> = None;
         for (index, island) in self.islands.iter().enumerate().rev() {
             let is_newest = index + 1 == self.islands.len();
-            match self.resolve(island, is_newest).await? {
+            let (resolved, ()) =
+                join(self.resolve(island, is_newest), self.ask_ahead(island)).await;
+            match resolved? {
                 Outcome::Stop(stop) => {
                     let base = island
                         .bases
@@ -252,6 +274,23 @@ impl Planner<'_> {
         Ok(Outcome::PastEnd(reason))
     }
 
+    /// Asks for what the proof of the WAL behind the newest base will need, where that is little. What fails here is asked again by
+    /// the proof.
+    async fn ask_ahead(&self, island: &Island) {
+        let base = island.bases.last().expect("an island has a base");
+        let on_base = |stretch: &&line::Stretch| {
+            self.line.shares[stretch.share].timeline.stream() == base.header.stream.as_str()
+        };
+        let short = |stretch: &&line::Stretch| is_short(&stretch.run.seqs);
+        let stretch = island.stretches.iter().find(on_base);
+        if let Some(stretch) = stretch.filter(short) {
+            let (reader, run) = (&self.line.shares[stretch.share].reader, &stretch.run);
+            let listed = reader.list_ahead(run.seqs.clone());
+            // Whether it is found does not matter: what was read on the way is remembered.
+            let _ = join(listed, reader.seq_at(run, base.header.start)).await;
+        }
+    }
+
     fn why_it_ends(&self, island: &Island) -> String {
         let last = island
             .stretches
@@ -316,7 +355,7 @@ impl Planner<'_> {
     ) -> Result<Plan, PlanError> {
         let wal = self.prove_wal(island, base, needed.lsn);
         let ((bases, base_bytes, base_objects), path) =
-            try_join(self.prove_bases(base), wal).await?;
+            try_join(prove_bases(self.reading, base, self.guess.as_ref()), wal).await?;
         Ok(Plan {
             target: self.target.clone(),
             before: self.before,
@@ -357,8 +396,9 @@ impl Planner<'_> {
                 to,
                 ..stretch.clone()
             };
-            let seqs = scan::stretch_seqs(share, &part).await?;
-            let listed = share.reader.prove_present(seqs).await?;
+            let listed = share.reader.list_ahead(part.run.seqs.clone());
+            let (seqs, ()) = join(scan::stretch_seqs(share, &part), listed).await;
+            let listed = share.reader.prove_present(seqs?).await?;
             let bytes = listed.iter().map(|object| object.object_bytes).sum();
             path.push(PathStep {
                 timeline: share.timeline,
@@ -379,59 +419,6 @@ impl Planner<'_> {
             from
         }
     }
-
-    /// The base and those it is incremental to: manifests open, parts are all there.
-    async fn prove_bases(&self, base: &Backup) -> Result<(Vec<BackupId>, u64, u64), PlanError> {
-        let archive = self.reading.archive();
-        let (mut bases, mut bytes, mut objects) = (Vec::new(), 0, 0);
-        let mut next = Some(base.id);
-        while let Some(id) = next {
-            let manifest = read_manifest(self.reading, id).await?;
-            let prefix = format!("{}{id}/", layout::BASE);
-            let (first, end) = (
-                layout::part(&id.to_string(), 0),
-                layout::part(&id.to_string(), manifest.parts),
-            );
-            let listed = archive
-                .store()
-                .list(&prefix, first.as_str()..end.as_str())
-                .await
-                .map_err(ArchiveError::from)?;
-            let missing = (0..manifest.parts).find(|&part| {
-                listed
-                    .get(part as usize)
-                    .is_none_or(|object| layout::segment_seq(&object.key) != Some(part))
-            });
-            if let Some(part) = missing {
-                let reason = format!("part {part} of {} is missing", manifest.parts);
-                return Err(PlanError::Backup {
-                    id: id.to_string(),
-                    reason,
-                });
-            }
-            bytes += listed.iter().map(|object| object.object_bytes).sum::<u64>();
-            objects += manifest.parts + 1;
-            next = match &manifest.parent {
-                Some(parent) => Some(parent.parse().map_err(|_| {
-                    let reason = format!("its parent {parent:?} is not a backup id");
-                    PlanError::Backup {
-                        id: id.to_string(),
-                        reason,
-                    }
-                })?),
-                None => None,
-            };
-            if bases.contains(&id) {
-                return Err(PlanError::Backup {
-                    id: id.to_string(),
-                    reason: "it is its own ancestor".into(),
-                });
-            }
-            bases.push(id);
-        }
-        bases.reverse();
-        Ok((bases, bytes, objects))
-    }
 }
 
 /// Why nothing behind `at` can be restored.
@@ -448,20 +435,6 @@ enum Outcome {
     PastEnd(String),
     /// It may lie on an older island.
     NotHere,
-}
-
-/// Opens the manifest of a base backup.
-pub async fn read_manifest(reading: &Reading, id: BackupId) -> Result<BackupManifest, PlanError> {
-    let key = layout::manifest(&id.to_string());
-    let expected = reading
-        .archive()
-        .expected(Kind::Manifest, None, id.set_id(), 0);
-    let opened = reading.fetch(&key, &expected).await?;
-    let bytes = opened.plaintext().map_err(ArchiveError::from)?;
-    BackupManifest::decode(&bytes).map_err(|source| PlanError::Manifest {
-        id: id.to_string(),
-        source,
-    })
 }
 
 /// Bytes of a base backup in the store, as far as its manifest's header tells: the manifest itself.

@@ -7,7 +7,7 @@ use pitr_archive::ArchiveError;
 
 use super::error::PlanError;
 use super::line::{Island, Line, Stretch};
-use super::scan::{Scan, stretch_seqs, transaction_end};
+use super::scan::{Scan, hole, stretch_seqs, transaction_end};
 use crate::wal::{WalEvent, WalSummary};
 use crate::{Lsn, Target};
 
@@ -205,14 +205,19 @@ impl Resolver<'_> {
     pub(super) async fn end(&self) -> Result<Option<Stop>, PlanError> {
         for stretch in self.island.stretches.iter().rev() {
             let share = &self.line.shares[stretch.share];
-            let seqs = stretch_seqs(share, stretch).await?;
-            for seq in seqs.rev() {
+            let last = share.reader.seq_at(&stretch.run, stretch.to.0 - 1).await?;
+            let mut next = Some(last.ok_or_else(|| hole(share, stretch, stretch.to))?);
+            while let Some(seq) = next.filter(|&seq| seq >= stretch.run.seqs.start) {
                 let header = share.reader.header_of(seq).await?;
+                if header.end <= stretch.from.0 {
+                    break;
+                }
                 let range =
                     Lsn(header.start.max(stretch.from.0))..Lsn(header.end.min(stretch.to.0));
                 if let Some(stop) = self.last_record(stretch, range).await? {
                     return Ok(Some(stop));
                 }
+                next = seq.checked_sub(1);
             }
         }
         Ok(None)

@@ -1,8 +1,10 @@
 //! Reading archived WAL around a place: the records that decide where recovery stops.
 
 use std::ops::{ControlFlow, Range};
+use std::pin::pin;
 
 use futures_util::future::try_join;
+use futures_util::{StreamExt, stream};
 use pitr_archive::reader::{LogReader, Run};
 use pitr_archive::{ArchiveError, Reading};
 
@@ -13,6 +15,8 @@ use crate::wal::{TransactionEnd, WalEvent, WalReader};
 
 /// How far before a place reading begins at first: records are seldom longer.
 const LOOK_BACK_BYTES: u64 = 16 << 10;
+/// Segments that are read at once.
+const AT_ONCE: usize = 2;
 /// Of a WAL page; the reader refuses any other.
 const PAGE_BYTES: u64 = 8192;
 
@@ -71,8 +75,21 @@ impl Scan<'_> {
         };
         // The run's own beginning is never looked behind.
         let mut look_for_cut = begin.0 > run.positions.start;
-        for seq in first..run.seqs.end {
-            let (start, plaintext) = self.segment(&share.reader, seq).await?;
+        // What is known to be needed as well is read at the same time.
+        let is_needed = |seq: &u64| {
+            let header = share.reader.known_header(*seq);
+            *seq == first || header.is_some_and(|header| header.start < range.end.0)
+        };
+        let at_once = (first..run.seqs.end).take_while(is_needed).take(AT_ONCE);
+        let lies_behind = |seq: &u64| {
+            let header = share.reader.known_header(*seq);
+            header.is_some_and(|header| header.start >= range.end.0)
+        };
+        let segments = stream::iter((first..run.seqs.end).take_while(|seq| !lies_behind(seq)));
+        let segments = segments.map(|seq| self.segment(&share.reader, seq));
+        let mut segments = pin!(segments.buffered(at_once.count()));
+        while let Some(segment) = segments.next().await {
+            let (start, plaintext) = segment?;
             if start >= range.end.0 {
                 break;
             }
@@ -130,23 +147,27 @@ pub(crate) fn transaction_end(event: &WalEvent) -> Option<&TransactionEnd> {
     }
 }
 
+/// A stretch whose position `at` lies in no segment of its run.
+pub(super) fn hole(share: &Share, stretch: &Stretch, at: Lsn) -> ArchiveError {
+    ArchiveError::Hole {
+        stream: share.timeline.stream(),
+        seq: stretch.run.seqs.end,
+        start: at.0,
+    }
+}
+
 /// The numbers of the segments that hold a stretch.
 pub(crate) async fn stretch_seqs(
     share: &Share,
     stretch: &Stretch,
 ) -> Result<Range<u64>, ArchiveError> {
-    let hole = |at: Lsn| ArchiveError::Hole {
-        stream: share.timeline.stream(),
-        seq: stretch.run.seqs.end,
-        start: at.0,
-    };
     let (run, reader) = (&stretch.run, &share.reader);
     let (first, last) = try_join(
         reader.seq_at(run, stretch.from.0),
         reader.seq_at(run, stretch.to.0 - 1),
     )
     .await?;
-    let first = first.ok_or_else(|| hole(stretch.from))?;
-    let last = last.ok_or_else(|| hole(stretch.to))?;
+    let first = first.ok_or_else(|| hole(share, stretch, stretch.from))?;
+    let last = last.ok_or_else(|| hole(share, stretch, stretch.to))?;
     Ok(first..last + 1)
 }

@@ -71,6 +71,12 @@ pub struct RestoreOptions {
     pub watch: Watch,
 }
 
+/// Whether a restore into `into` would begin anew there.
+#[must_use]
+pub fn is_free(into: &Path) -> bool {
+    matches!(place::look(into), Ok(Found::Free))
+}
+
 /// What a restore did.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Restored {

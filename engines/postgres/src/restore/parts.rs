@@ -96,7 +96,7 @@ impl Parts {
         let archive = self.reading.archive();
         let key = layout::part(&self.backup.to_string(), seq);
         let expected = archive.expected(Kind::Part, None, self.backup.set_id(), seq);
-        let object = archive.object(&key, &expected).await?;
+        let object = self.reading.object(&key, &expected).await?;
         let object_bytes = pitr_archive::object::object_bytes(object.header().payload_bytes);
         let core = cores
             .acquire()
