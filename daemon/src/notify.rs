@@ -1,5 +1,5 @@
 //! What systemd is told: READY, STATUS, STOPPING, and the watchdog's beat. Outside a `Type=notify` unit every call
-//! does nothing. The beat depends on the work's own: a loop that no longer turns is restarted by systemd.
+//! does nothing. The beat is the main loop's: a process in which it no longer turns is restarted by systemd.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
