@@ -1,8 +1,9 @@
 //! An archive of a million segments, in a store that makes them as they are asked for and counts requests.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use crate::memory_store::MemoryStore;
@@ -53,6 +54,8 @@ pub struct EndlessStore {
     writer: OnceLock<Arc<Writer>>,
     requests: AtomicU64,
     oddities: Oddities,
+    /// What was asked for: it is the same when it is asked for again.
+    sealed: Mutex<HashMap<u64, Bytes>>,
 }
 
 /// Where page `page` of the WAL begins.
@@ -133,7 +136,9 @@ fn wal_page(page: u64) -> Vec<u8> {
     out
 }
 
-fn xid(page: u64) -> u32 {
+/// The number of the transaction that commits in `page`.
+#[must_use]
+pub fn xid(page: u64) -> u32 {
     1000 + page as u32
 }
 
@@ -210,7 +215,20 @@ impl Store for EndlessStore {
         let Some(seq) = seq else {
             return self.memory.get(key, piece).await;
         };
-        let whole = self.segment(seq).await;
+        let sealed = self
+            .sealed
+            .lock()
+            .expect("no holder panics")
+            .get(&seq)
+            .cloned();
+        let whole = match sealed {
+            Some(whole) => whole,
+            None => self.segment(seq).await,
+        };
+        let whole = {
+            let mut sealed = self.sealed.lock().expect("no holder panics");
+            sealed.entry(seq).or_insert(whole).clone()
+        };
         let object_bytes = whole.len() as u64;
         let bytes = match piece {
             Piece::Whole => whole,
@@ -345,6 +363,7 @@ pub async fn endless_with(
         writer: OnceLock::new(),
         requests: AtomicU64::new(0),
         oddities,
+        sealed: Mutex::default(),
     });
     let (identity, key) = (Identity::generate(), WriterKey::generate());
     let wrappers = [Wrapper::Recipient(identity.recipient())];

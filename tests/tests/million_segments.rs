@@ -6,6 +6,7 @@ use pitr_postgres::plan::{PlanError, StopAt, plan};
 use pitr_postgres::{Lsn, Target};
 use pitr_tests::endless::{
     DAY, EndlessStore, Oddities, SEGMENTS, commit_at, commit_time, endless, endless_with, position,
+    xid,
 };
 use tokio::time::Instant;
 
@@ -113,6 +114,24 @@ async fn a_plan_takes_few_rounds_however_far_away_the_store_is() {
         plan(&reading, &target, false, None).await.unwrap();
         let took = began.elapsed().as_secs();
         assert!(took <= rounds, "{took} rounds for {target}");
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_is_planned_in_under_200_requests() {
+    let (store, reading) = endless().await;
+    for page in [90_000, 333_333, 777_777, SEGMENTS - 2] {
+        for before in [false, true] {
+            let count = requests(&store, async {
+                let target = Target::Xid(xid(page));
+                let plan = plan(&reading, &target, before, None).await.unwrap();
+                let lsn = Lsn(commit_at(page));
+                let inclusive = !before;
+                assert_eq!(plan.stop, StopAt::Record { lsn, inclusive });
+            })
+            .await;
+            assert!(count < 200, "{count} requests for page {page}");
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! around the target; and parts of the base that will probably be taken, if the caller wants them ahead.
 
 mod bases;
+mod by_number;
 mod error;
 mod line;
 mod resolve;

@@ -1,10 +1,11 @@
 //! Resolving: from a target to the one record at which recovery stops, on one island.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use futures_util::future::try_join_all;
 use pitr_archive::ArchiveError;
 
+use super::by_number::Part;
 use super::error::PlanError;
 use super::line::{Island, Line, Stretch};
 use super::scan::{Scan, hole, stretch_seqs, transaction_end};
@@ -13,6 +14,9 @@ use crate::{Lsn, Target};
 
 /// Summaries that are read at once.
 const PARALLEL: u64 = 32;
+
+/// Segments of the first look where a transaction should have ended; each later look takes twice as many.
+const FIRST_LOOK: u64 = 8;
 
 /// How far behind an LSN the record that starts there, and the next end of a transaction, are looked for.
 const LOOK_AHEAD_BYTES: u64 = 1 << 20;
@@ -311,24 +315,15 @@ impl Resolver<'_> {
         target: &Target,
         before: bool,
     ) -> Result<Option<Stop>, PlanError> {
+        let parts = self.in_order().await?;
+        if let Target::Xid(xid) = target
+            && let Some(parts) = self.around(*xid, &parts).await?
+        {
+            return self.first(&parts, target, before).await;
+        }
         let mut found: Vec<Stop> = Vec::new();
-        for stretch in &self.island.stretches {
-            let share = &self.line.shares[stretch.share];
-            let seqs = stretch_seqs(share, stretch).await?;
-            let mut first = seqs.start;
-            while first < seqs.end {
-                let batch = first..(first + PARALLEL).min(seqs.end);
-                first = batch.end;
-                let summaries = batch
-                    .clone()
-                    .map(|seq| share.reader.summary(seq, self.scan.reading));
-                for (seq, summary) in batch.zip(try_join_all(summaries).await?) {
-                    let unsure = share.reader.header_of(seq).await?.unsure_seq == Some(seq);
-                    if unsure || may_hold(target, &summary) {
-                        found.extend(self.matches(stretch, seq, target, before).await?);
-                    }
-                }
-            }
+        for part in parts {
+            found.extend(self.search_part(part, target, before).await?);
         }
         found.sort_by_key(|stop| stop.lsn);
         found.dedup_by_key(|stop| stop.lsn);
@@ -340,6 +335,58 @@ impl Resolver<'_> {
                 at: found.iter().map(|stop| stop.lsn).collect(),
             }),
         }
+    }
+
+    /// The first one that is found.
+    async fn first(
+        &self,
+        parts: &[Part],
+        target: &Target,
+        before: bool,
+    ) -> Result<Option<Stop>, PlanError> {
+        for part in parts {
+            let (mut at, mut count) = (part.seqs.start, FIRST_LOOK);
+            while at < part.seqs.end {
+                let seqs = at..part.seqs.end.min(at + count);
+                (at, count) = (seqs.end, count * 2);
+                let stretch = part.stretch;
+                let found = self.search_part(Part { stretch, seqs }, target, before);
+                if let Some(stop) = found.await?.first() {
+                    return Ok(Some(*stop));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// All that are found.
+    async fn search_part(
+        &self,
+        part: Part,
+        target: &Target,
+        before: bool,
+    ) -> Result<Vec<Stop>, PlanError> {
+        let stretch = &self.island.stretches[part.stretch];
+        let share = &self.line.shares[stretch.share];
+        let mut found = Vec::new();
+        let Range {
+            start: mut first,
+            end,
+        } = part.seqs;
+        while first < end {
+            let batch = first..(first + PARALLEL).min(end);
+            first = batch.end;
+            let summaries = batch
+                .clone()
+                .map(|seq| share.reader.summary(seq, self.scan.reading));
+            for (seq, summary) in batch.zip(try_join_all(summaries).await?) {
+                let unsure = share.reader.header_of(seq).await?.unsure_seq == Some(seq);
+                if unsure || may_hold(target, &summary) {
+                    found.extend(self.matches(stretch, seq, target, before).await?);
+                }
+            }
+        }
+        Ok(found)
     }
 
     async fn matches(
