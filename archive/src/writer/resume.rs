@@ -160,7 +160,7 @@ async fn read_back(
                 %error,
                 "the log goes on behind it, as a new run: take a new base backup now"
             );
-            behind_strays(writer, &reader, last, error).await?
+            behind_strays(writer, &reader, last).await?
         }
         found => found?,
     };
@@ -211,22 +211,24 @@ async fn behind_strays(
     writer: &Writer,
     reader: &LogReader,
     last: u64,
-    stray: ArchiveError,
 ) -> Result<Resume, ArchiveError> {
-    let run_seq = reader.header_of(last).await?.run_seq;
-    let Some(header) = reader.contiguous_last(run_seq, last).await? else {
-        return Err(stray);
-    };
-    Ok(Resume {
-        run: Some(RunStart {
-            seq: header.run_seq,
-            position: header.run_start,
-            previous: [0; 32],
-        }),
-        last_contiguous: Some(Present {
+    let Header {
+        run_seq, run_start, ..
+    } = reader.header_of(last).await?;
+    let last_contiguous = match reader.contiguous_last(run_seq, last).await? {
+        Some(header) => Some(Present {
             hash: verify(writer, reader.stream(), header.seq).await?,
             header,
         }),
+        None => None,
+    };
+    Ok(Resume {
+        run: Some(RunStart {
+            seq: run_seq,
+            position: run_start,
+            previous: [0; 32],
+        }),
+        last_contiguous,
         slots: Vec::new(),
         tail: verify(writer, reader.stream(), last).await?,
         next_seq: last + 1,
