@@ -13,7 +13,10 @@ use crate::life::{Keys, Pace, live, runtime, segment, stream};
 use crate::memory_store::MemoryStore;
 
 /// The positions of the stream's runs for a reader; none if the first segment is missing.
-async fn readable(medium: &MemoryStore) -> Vec<Range<u64>> {
+///
+/// # Panics
+/// If the stream cannot be read.
+pub async fn readable(medium: &MemoryStore) -> Vec<Range<u64>> {
     let archive = Keys::shared()
         .archive(Arc::new(medium.clone()))
         .await

@@ -15,6 +15,7 @@ use pitr_tests::fault_store::{Call, Failure, Fault, FaultStore};
 use pitr_tests::known_source::KnownSource;
 use pitr_tests::life::{FIRST_POSITION, Keys, Pace, Random, archive_all, runtime, segment, stream};
 use pitr_tests::memory_store::MemoryStore;
+use pitr_tests::takeover::readable;
 use tokio::sync::watch;
 
 const START: u64 = FIRST_POSITION;
@@ -44,15 +45,8 @@ fn live_in_two(
 
 /// Where a reader of one place sees the stream end.
 fn readable_end(medium: &MemoryStore) -> u64 {
-    runtime().block_on(async {
-        let archive = Keys::shared()
-            .archive(Arc::new(medium.clone()))
-            .await
-            .unwrap();
-        let log = LogReader::new(archive, stream());
-        let runs = log.runs(&log.end().await.unwrap()).await.unwrap();
-        runs.last().map_or(START, |run| run.positions.end)
-    })
+    let runs = runtime().block_on(readable(medium));
+    runs.last().map_or(START, |run| run.end)
 }
 
 fn faultless(media: &[MemoryStore; 2]) -> [FaultStore; 2] {

@@ -1,10 +1,14 @@
 //! What a deployment holds, to be held against another: documents byte for byte, options, indexes, users, and the server's own hash.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
-use pitr_integration::Mongo;
+use pitr_integration::{Daemon, Mongo, Site};
+
+use crate::by_hand::newest;
 
 /// One collection or view.
 #[derive(Clone, PartialEq, Debug)]
@@ -144,4 +148,19 @@ async fn held(mongo: &Mongo, db: &str, info: &Document) -> Held {
         indexes,
         documents,
     }
+}
+
+/// Restores what `source` holds now, while nobody writes to it, into a server of its own. What that is.
+#[track_caller]
+pub(crate) fn assert_restored(site: &Arc<Site>, source: &Mongo, daemon: &Daemon) -> Deployment {
+    let client = source.client();
+    let to = source.block_on(newest(&client));
+    let held = source.block_on(Deployment::of(source));
+    daemon.wait_covered(source);
+    let target = Mongo::single(site, "target");
+    let (at, uri) = (format!("ts:{to}"), target.uri());
+    let restored = daemon.tool().restore(&[&at], Path::new(&uri));
+    restored.success("restore");
+    held.assert_same(&target.block_on(Deployment::of(&target)));
+    held
 }

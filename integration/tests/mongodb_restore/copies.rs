@@ -1,13 +1,11 @@
 //! Base copies that nobody waits for: one that is killed leaves nothing that looks whole, and the daemon takes them by itself.
 
-use std::path::Path;
 use std::time::Duration;
 
 use bson::doc;
 use pitr_integration::{Daemon, Mongo, Settings, Signal, Site, wait_until};
 
-use crate::by_hand::newest;
-use crate::compare::Deployment;
+use crate::compare::assert_restored;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -56,14 +54,7 @@ fn a_base_copy_that_is_killed_leaves_nothing_that_looks_whole() {
         "shop",
         doc! { "insert": "rows", "documents": [{ "_id": -1 }] },
     );
-    let client = source.client();
-    let to = source.block_on(newest(&client));
-    let held = source.block_on(Deployment::of(&source));
-    daemon.wait_covered(&source);
-    let target = Mongo::single(&site, "target");
-    let (at, uri) = (format!("ts:{to}"), target.uri());
-    tool.restore(&[&at], Path::new(&uri)).success("restore");
-    held.assert_same(&target.block_on(Deployment::of(&target)));
+    assert_restored(&site, &source, &daemon);
 }
 
 #[test]

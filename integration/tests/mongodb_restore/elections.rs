@@ -1,14 +1,12 @@
 //! A replica set of three members whose primary changes and dies while it is archived: what is restored to behind that is what the
 //! set held.
 
-use std::path::Path;
 use std::time::Duration;
 
 use bson::doc;
 use pitr_integration::{Daemon, Mongo, MongoLoad, Site, wait_until};
 
-use crate::by_hand::newest;
-use crate::compare::Deployment;
+use crate::compare::assert_restored;
 
 fn writes_go_on(load: &MongoLoad) {
     let before = load.count();
@@ -27,8 +25,7 @@ fn restored_behind_elections(name: &str, follow: fn(&Mongo, &str) -> Daemon) {
     let daemon = follow(&source, "pitrd");
     let load = MongoLoad::start(&source.uri(), 2);
     writes_go_on(&load);
-    let tool = daemon.tool();
-    tool.backup(&[]);
+    daemon.tool().backup(&[]);
     writes_go_on(&load);
     let first = source.wait_primary();
     let second = source.step_down();
@@ -42,15 +39,8 @@ fn restored_behind_elections(name: &str, follow: fn(&Mongo, &str) -> Daemon) {
         "shop",
         doc! { "insert": "rows", "documents": [{ "_id": 2, "of": "the last primary" }], "writeConcern": { "w": "majority" } },
     );
-    let client = source.client();
-    let to = source.block_on(newest(&client));
-    let held = source.block_on(Deployment::of(&source));
+    let held = assert_restored(&site, &source, &daemon);
     assert!(written > 200 && held.collections.contains_key("load.w0"));
-    daemon.wait_covered(&source);
-    let target = Mongo::single(&site, "target");
-    let (at, uri) = (format!("ts:{to}"), target.uri());
-    tool.restore(&[&at], Path::new(&uri)).success("restore");
-    held.assert_same(&target.block_on(Deployment::of(&target)));
 }
 
 #[test]
