@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 
 use bson::Uuid;
-use bson::raw::{RawBsonRef, RawDocument};
-use bson::spec::BinarySubtype;
+use bson::raw::{RawArray, RawDocument};
 
 use crate::ClusterTime;
+use crate::fold::raw::{Document, Element, Value, kind};
 
 /// The smallest BSON document: its length and the final zero.
 const DOCUMENT_BYTES_MIN: usize = 5;
@@ -90,26 +90,22 @@ impl<'a> Head<'a> {
             event: None,
         };
         let mut wall = None;
-        for element in entry.iter_elements() {
-            let element = element.map_err(|_| EntryError::Document(0))?;
-            let name = element.key().as_str();
-            if !matches!(name, "ts" | "t" | "wall" | "op" | "ns" | "ui" | "o") {
-                continue;
-            }
-            let value = element.value().map_err(|_| EntryError::Document(0))?;
-            match (name, value) {
-                ("ts", RawBsonRef::Timestamp(time)) => ts = Some(time.into()),
-                ("t", RawBsonRef::Int64(term)) => head.term = term,
-                ("t", RawBsonRef::Int32(term)) => head.term = term.into(),
-                ("wall", RawBsonRef::DateTime(time)) => {
-                    wall = Some(time.timestamp_millis().saturating_mul(1000));
+        for element in document(entry.as_bytes())?.elements() {
+            let Element { name, value, .. } = element.map_err(|_| EntryError::Document(0))?;
+            match name {
+                b"ts" => ts = value.timestamp().map(ClusterTime).or(ts),
+                b"t" => head.term = term(value).unwrap_or(head.term),
+                b"wall" => {
+                    let found = value.date().map(|millis| millis.saturating_mul(1000));
+                    wall = found.or(wall);
                 }
-                ("op", RawBsonRef::String(word)) => op = Some(Op::parse(word)),
-                ("ns", RawBsonRef::String(ns)) => head.ns = Cow::Borrowed(ns),
-                ("ui", RawBsonRef::Binary(binary)) if binary.subtype == BinarySubtype::Uuid => {
-                    head.uuid = binary.bytes.try_into().ok().map(Uuid::from_bytes);
+                b"op" if value.kind == kind::STRING => op = Some(Op::parse(text(value)?)),
+                b"ns" if value.kind == kind::STRING => head.ns = Cow::Borrowed(text(value)?),
+                b"ui" => head.uuid = value.uuid().map(Uuid::from_bytes).or(head.uuid),
+                b"o" if value.kind == kind::DOCUMENT => {
+                    let object = RawDocument::from_bytes(value.bytes);
+                    head.object = Some(object.map_err(|_| EntryError::Document(0))?);
                 }
-                ("o", RawBsonRef::Document(object)) => head.object = Some(object),
                 _ => {}
             }
         }
@@ -141,6 +137,36 @@ impl<'a> Head<'a> {
         let subject = self.object?.get_str(self.command()?).ok()?;
         Some(Cow::Borrowed(subject))
     }
+}
+
+fn document(bytes: &[u8]) -> Result<Document<'_>, EntryError> {
+    Document::new(bytes).map_err(|_| EntryError::Document(0))
+}
+
+fn term(value: Value<'_>) -> Option<i64> {
+    matches!(value.kind, kind::INT32 | kind::INT64)
+        .then(|| value.integer())
+        .flatten()
+}
+
+fn text(value: Value<'_>) -> Result<&str, EntryError> {
+    value.text().ok_or(EntryError::Document(0))
+}
+
+/// The documents that an array holds, in order.
+///
+/// # Errors
+/// The array is not one; an item is an error where something else than a document stands in it.
+pub(crate) fn documents_of(
+    array: &RawArray,
+) -> Result<impl Iterator<Item = Result<&RawDocument, EntryError>>, EntryError> {
+    let elements = document(array.as_bytes())?.elements();
+    Ok(elements.map(|element| {
+        let value = element.map_err(|_| EntryError::Document(0))?.value;
+        let is_document = value.kind == kind::DOCUMENT;
+        let document = is_document.then(|| RawDocument::from_bytes(value.bytes).ok());
+        document.flatten().ok_or(EntryError::Document(0))
+    }))
 }
 
 /// The documents that lie end to end in `bytes`.
@@ -230,6 +256,42 @@ pub(crate) mod tests {
             let entry = RawDocumentBuf::try_from(&document).unwrap();
             assert_eq!(Head::read(&entry).unwrap_err(), EntryError::Field(field));
         }
+    }
+
+    #[test]
+    fn the_documents_of_an_array_come_apart_and_nothing_else_does() {
+        let array = |items: &[bson::Bson]| {
+            let document = RawDocumentBuf::try_from(&doc! { "a": items.to_vec() }).unwrap();
+            let array = document.get_array("a").unwrap();
+            let apart = documents_of(array).unwrap();
+            apart
+                .map(|item| item.map(|item| item.get_i32("n").unwrap()))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let documents = [1, 2, 3].map(|n| doc! { "n": n }.into());
+        assert_eq!(array(&documents), Ok(vec![1, 2, 3]));
+        assert_eq!(array(&[]), Ok(Vec::new()));
+        for other in [bson::Bson::Int32(2), bson::Bson::Array(Vec::new())] {
+            let mixed = [doc! { "n": 1 }.into(), other];
+            assert_eq!(array(&mixed), Err(EntryError::Document(0)));
+        }
+    }
+
+    #[test]
+    fn fields_of_another_type_are_not_read_and_text_that_is_none_is_an_error() {
+        let fields = doc! {
+            "op": "u", "ns": "a.b", "ts": Timestamp { time: 2, increment: 3 }, "wall": DateTime::from_millis(1),
+            "t": 1.0, "ui": "text", "o": ["an array"],
+        };
+        let entry = RawDocumentBuf::try_from(&fields).unwrap();
+        let head = Head::read(&entry).unwrap();
+        assert_eq!((head.term, head.uuid), (-1, None));
+        assert!(head.object.is_none());
+        let mut bytes = entry.into_bytes();
+        let at = bytes.windows(3).position(|name| name == b"a.b").unwrap();
+        bytes[at] = 0xff;
+        let entry = RawDocumentBuf::from_bytes(bytes).unwrap();
+        assert_eq!(Head::read(&entry).unwrap_err(), EntryError::Document(0));
     }
 
     #[test]

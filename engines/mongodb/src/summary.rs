@@ -29,6 +29,19 @@ pub struct NamespaceCounts {
     pub others: i64,
 }
 
+impl NamespaceCounts {
+    fn add(&mut self, op: Op) {
+        *match op {
+            Op::Insert => &mut self.inserts,
+            Op::Update => &mut self.updates,
+            Op::Delete => &mut self.deletes,
+            Op::Command => &mut self.commands,
+            Op::Noop => &mut self.noops,
+            Op::Other => &mut self.others,
+        } += 1;
+    }
+}
+
 /// A change of the catalogue.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,25 +109,15 @@ impl LogSummary {
     }
 
     fn count(&mut self, head: &Head<'_>) {
-        if !self.counts.contains_key(head.ns.as_ref()) {
-            if self.counts.len() == LIST_MAX {
-                self.incomplete = true;
-                return;
-            }
-            self.counts
-                .insert(head.ns.clone().into_owned(), NamespaceCounts::default());
+        if let Some(counts) = self.counts.get_mut(head.ns.as_ref()) {
+            counts.add(head.op);
+        } else if self.counts.len() == LIST_MAX {
+            self.incomplete = true;
+        } else {
+            let mut counts = NamespaceCounts::default();
+            counts.add(head.op);
+            self.counts.insert(head.ns.clone().into_owned(), counts);
         }
-        let Some(counts) = self.counts.get_mut(head.ns.as_ref()) else {
-            return;
-        };
-        *match head.op {
-            Op::Insert => &mut counts.inserts,
-            Op::Update => &mut counts.updates,
-            Op::Delete => &mut counts.deletes,
-            Op::Command => &mut counts.commands,
-            Op::Noop => &mut counts.noops,
-            Op::Other => &mut counts.others,
-        } += 1;
     }
 
     fn define(&mut self, head: &Head<'_>, command: &str) {

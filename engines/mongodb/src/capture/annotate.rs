@@ -7,22 +7,29 @@ use pitr_archive::writer::{Annotate, Annotation};
 use super::Fcv;
 use crate::entry::{Head, Op};
 use crate::summary::LogSummary;
-use crate::{FCV_ID, FCV_NAMESPACE, LogKind};
+use crate::{ClusterTime, FCV_ID, FCV_NAMESPACE, LogKind};
 
 pub(super) struct Annotator {
     kind: LogKind,
     fcv: Fcv,
+    later: Option<(ClusterTime, String)>,
     summary: LogSummary,
 }
 
 impl Annotator {
     /// `fcv` is the version where the log begins; of a change stream, which does not tell of it, whoever asks keeps it up to date.
-    pub(super) fn new(kind: LogKind, fcv: Fcv) -> Self {
+    /// Where it was not known, `later` says from when on it is what, unless entries before that change it.
+    pub(super) fn new(kind: LogKind, fcv: Fcv, later: Option<(ClusterTime, String)>) -> Self {
         Self {
             kind,
             fcv,
+            later,
             summary: LogSummary::default(),
         }
+    }
+
+    fn note_version(&mut self, version: &str) {
+        version.clone_into(&mut self.fcv.lock().expect("no holder panics"));
     }
 }
 
@@ -33,7 +40,12 @@ impl Annotate for Annotator {
                 Ok((head, entry)) => {
                     self.summary.observe(&head);
                     if let Some(version) = version_set_by(&head, entry) {
-                        version.clone_into(&mut self.fcv.lock().expect("no holder panics"));
+                        self.later = None;
+                        self.note_version(version);
+                    } else if let Some((_, version)) =
+                        self.later.take_if(|(from, _)| head.ts >= *from)
+                    {
+                        self.note_version(&version);
                     }
                 }
                 // Capture passes on only what it could read the head of.
@@ -101,7 +113,7 @@ mod tests {
 
     fn after(entries: &[RawDocumentBuf]) -> String {
         let fcv = Arc::new(Mutex::new("6.0".to_owned()));
-        let mut annotator = Annotator::new(LogKind::Oplog, fcv);
+        let mut annotator = Annotator::new(LogKind::Oplog, fcv, None);
         for entry in entries {
             assert!(!annotator.observe(0, entry.as_bytes()));
         }
@@ -133,6 +145,34 @@ mod tests {
         assert_eq!(
             after(&[entry("d", FCV_NAMESPACE, doc! { "_id": FCV_ID }, "")]),
             ""
+        );
+    }
+
+    #[test]
+    fn a_version_that_the_server_forgot_is_known_again_where_the_backlog_ends() {
+        let at = |seconds: u32, ns: &str| {
+            let entry = doc! {
+                "op": "u", "ns": ns, "o": { "_id": FCV_ID, "version": "7.0" }, "o2": { "_id": FCV_ID },
+                "ts": Timestamp { time: seconds, increment: 1 }, "wall": DateTime::from_millis(0),
+            };
+            RawDocumentBuf::try_from(&entry).unwrap()
+        };
+        let versions = |entries: &[RawDocumentBuf]| {
+            let later = Some((ClusterTime::new(6, 1), "6.0".to_owned()));
+            let mut annotator = Annotator::new(LogKind::Oplog, Fcv::default(), later);
+            let cut = |entry: &RawDocumentBuf| {
+                annotator.observe(0, entry.as_bytes());
+                LogSummary::decode(&annotator.cut().summary).unwrap().fcv
+            };
+            entries.iter().map(cut).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            versions(&[at(5, "a.b"), at(6, "a.b"), at(7, "a.b")]),
+            ["", "6.0", "6.0"]
+        );
+        assert_eq!(
+            versions(&[at(5, FCV_NAMESPACE), at(6, "a.b"), at(7, "a.b")]),
+            ["7.0", "7.0", "7.0"]
         );
     }
 

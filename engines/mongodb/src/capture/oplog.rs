@@ -6,7 +6,6 @@ use std::time::Duration;
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Timestamp, doc};
 use futures_util::TryStreamExt;
-use mongodb::error::ErrorKind;
 use mongodb::options::{
     CollectionOptions, CursorType, ReadConcern, ReadPreference, SelectionCriteria,
 };
@@ -15,13 +14,10 @@ use mongodb::{Client, Collection, Database};
 use super::Last;
 use super::place::Stretch;
 use crate::entry::Head;
-use crate::{ClusterTime, EngineError, FCV_ID, FCV_NAMESPACE};
+use crate::{ClusterTime, EngineError};
 
 /// A member that lags is waited for so long before another attempt.
 const COMPARE_MS: i64 = 10_000;
-/// So long the backlog is searched at most for a change of the feature compatibility version.
-const VERSION_MAX: Duration = Duration::from_secs(10);
-const OUT_OF_TIME: i32 = 50;
 
 /// The source's oplog, read as a majority has it.
 pub(super) struct Oplog {
@@ -84,20 +80,6 @@ impl Oplog {
         Ok(found)
     }
 
-    /// Whether the feature compatibility version may have changed from `from` on; also true if the search for that takes too long.
-    pub(super) async fn changes_version(&self, from: ClusterTime) -> Result<bool, EngineError> {
-        let filter = doc! {
-            "ts": { "$gte": Timestamp::from(from) }, "ns": FCV_NAMESPACE,
-            "$or": [{ "o._id": FCV_ID }, { "o2._id": FCV_ID }],
-        };
-        let find = self.entries.find_one(filter).sort(doc! { "$natural": 1 });
-        match find.max_time(VERSION_MAX).await {
-            Ok(found) => Ok(found.is_some()),
-            Err(error) if is_out_of_time(&error) => Ok(true),
-            Err(error) => Err(refused(error)),
-        }
-    }
-
     /// Follows the oplog from the entry `from` on, or the first one after it.
     pub(super) async fn follow(
         &self,
@@ -118,10 +100,6 @@ impl Oplog {
 
 fn head(entry: &RawDocument) -> Result<Head<'_>, EngineError> {
     Head::read(entry).map_err(|error| EngineError::Jumped(error.to_string()))
-}
-
-fn is_out_of_time(error: &mongodb::error::Error) -> bool {
-    matches!(&*error.kind, ErrorKind::Command(command) if command.code == OUT_OF_TIME)
 }
 
 /// Names what is refused where an operator can do something about it.

@@ -8,6 +8,8 @@ use crate::{ClusterTime, EngineError};
 
 /// A piece is handed over at this size; one record may be larger.
 const PIECE_BYTES: usize = 256 << 10;
+/// What a piece takes, its last record included if that is not a large one.
+const ROOM_BYTES: usize = PIECE_BYTES + (64 << 10);
 
 /// Records that follow each other, ready for the writer.
 pub(super) struct Ready {
@@ -57,6 +59,10 @@ impl Pieces {
     pub(super) fn add(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
         if self.bytes.len() - self.whole_bytes + bytes.len() > self.record_bytes_max {
             return Err(EngineError::TooLarge(self.record_bytes_max));
+        }
+        if self.bytes.capacity() - self.bytes.len() < bytes.len() {
+            // Room for a piece at once: growing step by step copies it twice.
+            self.bytes.reserve(bytes.len().max(ROOM_BYTES));
         }
         self.bytes.extend_from_slice(bytes);
         Ok(())

@@ -20,6 +20,7 @@ use super::oplog::Oplog;
 use super::pieces::Ready;
 use super::place::Place;
 use super::{Capture, Last};
+use crate::entry::documents_of;
 use crate::source::{Majority, Server, feature_compatibility_at};
 use crate::{ClusterTime, EngineError, LogKind};
 
@@ -62,7 +63,7 @@ impl Capture {
         let follow = self.follow(client, server, from, last);
         let version = self.version_at(client, server, from);
         let both = async { tokio::try_join!(follow, version) };
-        let Some((batches, at_start)) = self.until_stop(both).await? else {
+        let Some((batches, (at_start, later))) = self.until_stop(both).await? else {
             return Ok(());
         };
         let intake = match kind {
@@ -87,7 +88,7 @@ impl Capture {
             from.0,
             self.settings.log.clone(),
             self.compressor.clone(),
-            Box::new(Annotator::new(kind, Arc::clone(&fcv))),
+            Box::new(Annotator::new(kind, Arc::clone(&fcv), later)),
         );
         let durable = log.progress().borrow().durable;
         let what = match kind {
@@ -133,25 +134,22 @@ impl Capture {
         }
     }
 
-    /// The feature compatibility version where a session begins. Where the server no longer knows it is what it is now, unless entries
-    /// behind `from` change it, which then tell.
+    /// The feature compatibility version where a session begins. Where the server no longer knows, it is what it is now from now on,
+    /// unless entries up to then change it, which tell themselves; searching them for that would read the whole backlog twice.
     async fn version_at(
         &self,
         client: &Client,
         server: &Server,
         from: ClusterTime,
-    ) -> Result<String, EngineError> {
+    ) -> Result<(String, Option<(ClusterTime, String)>), EngineError> {
         if self.settings.kind == LogKind::Events {
-            return Ok(server.fcv.clone());
+            return Ok((server.fcv.clone(), None));
         }
         if let Some(version) = feature_compatibility_at(client, from.previous()).await {
-            return Ok(version);
+            return Ok((version, None));
         }
-        let changes = Oplog::of(client).changes_version(from).await?;
-        Ok(Some(&server.fcv)
-            .filter(|_| !changes)
-            .cloned()
-            .unwrap_or_default())
+        let now = Majority::ask(&client.database("admin")).await?.ts;
+        Ok((String::new(), Some((now, server.fcv.clone()))))
     }
 
     async fn follow(
@@ -227,11 +225,9 @@ impl Session<'_> {
         expected: &mut Option<Last>,
     ) -> Result<bool, EngineError> {
         let mut is_empty = true;
-        for entry in batch.doc_slices()? {
-            let entry = entry.map_err(|_| EngineError::Answer("whole documents"))?;
-            let entry = entry
-                .as_document()
-                .ok_or(EngineError::Answer("documents"))?;
+        let whole = |_| EngineError::Answer("whole documents");
+        for entry in documents_of(batch.doc_slices()?).map_err(whole)? {
+            let entry = entry.map_err(whole)?;
             is_empty = false;
             if let Some(last) = expected.take() {
                 let head = crate::Head::read(entry)
