@@ -67,6 +67,13 @@ def measured(arguments, home):
     return said, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
+def cpu_seconds(pid):
+    """CPU seconds of a process so far."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -133,9 +140,7 @@ class Process:
         return self.child.poll() is None
 
     def cpu_seconds(self):
-        with open(f"/proc/{self.child.pid}/stat", encoding="ascii") as stat:
-            fields = stat.read().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.child.pid)
 
     def peak_resident(self):
         """Bytes."""

@@ -141,9 +141,11 @@ def capture(archive, what, updates, bare, peer, goal, collect, row):
         return updates["entries"] / seconds
 
     def read():
+        start = time.monotonic()
         seen = archive.source.ask(bare, updates["from"], updates["to"])
-        return seen["entries"] / seen["seconds"]
+        return seen["entries"] / (time.monotonic() - start)
 
+    say(f"  {what}: pitrd and the {peer} are both timed from the start of their process")
     figures = collect({"pitrd": followed, bare: read})
     own, limit = median(figures["pitrd"]), median(figures[bare])
     row(what, f"{own:.0f}", peer, f"{limit:.0f}", f"{own / limit:.2f}", f">= {goal}", own / limit >= goal)

@@ -8,7 +8,7 @@ import sys
 import time
 
 import ours
-from machine import SERVERS, free_port
+from machine import SERVERS, cpu_seconds, free_port
 
 BUCKET = "archives"
 
@@ -55,6 +55,10 @@ class ObjectStore:
         self.proxy.stdin.write("\n")
         self.proxy.stdin.flush()
         return json.loads(self.proxy.stdout.readline())
+
+    def cpu_seconds(self):
+        """Of the store and the proxy."""
+        return cpu_seconds(self.server.pid) + cpu_seconds(self.proxy.pid)
 
     def stop(self):
         self.proxy.stdin.close()

@@ -107,17 +107,19 @@ def catch_up(scratch, server, slot, end, files):
     return seconds, peak, stored
 
 
-def stream(scratch, server, slot, end, url=None):
-    """Seconds from the begin of streaming to durable, and of a restore; puts_in_flight is 16."""
-    pitrd = Pitrd(scratch, server, slot, settings="puts_in_flight = 16", url=url)
+def stream(scratch, server, slot, end, store=None):
+    """Seconds from the begin of streaming to durable, and of a restore; CPU seconds of the catch-up, of pitrd and of what stands in
+    for the store; puts_in_flight is 16."""
+    pitrd = Pitrd(scratch, server, slot, settings="puts_in_flight = 16", url=store and store.url(slot))
     pitrd.start()
-    start = time.monotonic()
+    start, before = time.monotonic(), store.cpu_seconds() if store else 0
     pitrd.wait_durable(end)
     seconds = time.monotonic() - start
+    cpu = pitrd.process.cpu_seconds(), store.cpu_seconds() - before if store else 0
     pitrd.tool("backup")
     restored = restore(pitrd)
     pitrd.remove()
-    return seconds, restored
+    return seconds, restored, *cpu
 
 
 def calls_an_hour(scratch, server, name, store, linger, seconds):

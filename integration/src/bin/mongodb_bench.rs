@@ -244,10 +244,18 @@ async fn load(
     Ok(json!({ "documents": count }))
 }
 
+/// Looks at names only until one has come: whoever reads the log again and again takes a share of a core from the daemon.
 fn wait_durable(archive: &Path, identity: &Path, ts: ClusterTime) -> anyhow::Result<()> {
     let archive = ArchiveFiles::new(archive);
-    while archive.oplog_end(identity) < Some(ts) {
-        std::thread::sleep(Duration::from_millis(10));
+    let mut seen = Vec::new();
+    loop {
+        let segments = archive.segments();
+        if segments != seen {
+            if archive.oplog_end(identity) >= Some(ts) {
+                return Ok(());
+            }
+            seen = segments;
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
-    Ok(())
 }
