@@ -14,7 +14,6 @@ use crate::object::{Header, Id, Kind, StreamName};
 use crate::reader::LogReader;
 use crate::reading::Reading;
 use crate::store::{Listed, Piece, StoreError};
-use crate::writer::IN_FLIGHT_MAX;
 
 /// Objects that are fetched at once.
 const PARALLEL: usize = 8;
@@ -140,7 +139,7 @@ impl<'a> Verifier<'a> {
                         && let Some(before) = &previous
                         && let Err(reason) = follows(before, &sound)
                     {
-                        faults.extend(strays.take(&before.header, name, reason));
+                        strays.take(&before.header, name, reason);
                     }
                     previous = Some(sound);
                 }
@@ -151,7 +150,7 @@ impl<'a> Verifier<'a> {
             }
         }
         drop(checks);
-        faults.extend(strays.faults);
+        faults.extend(strays.0.into_iter().map(|misfit| misfit.fault));
         self.result.objects += objects;
         self.result.bytes += bytes;
         faults.into_iter().try_for_each(|error| self.fault(error))
@@ -313,40 +312,37 @@ impl<'a> Verifier<'a> {
     }
 }
 
-/// Segments that do not fit behind the one that ends at a position, until it is known whether a new run begins at that position behind
-/// them: then fenced daemons put them, and nothing was built upon them.
+/// Segments that do not fit behind the ones before them, until it is known whether a new run begins exactly where one of those ends:
+/// then fenced daemons put all that lies between, and nothing was built upon it.
 #[derive(Default)]
-struct Strays {
-    /// The first of them.
-    seq: u64,
+struct Strays(Vec<Misfit>);
+
+struct Misfit {
+    /// Where the segment before it ends.
     end: u64,
-    faults: Vec<ArchiveError>,
+    fault: ArchiveError,
 }
 
 impl Strays {
-    /// One does not fit behind `before`. Returns faults that turn out to be none of strays.
-    fn take(&mut self, before: &Header, name: &StreamName, reason: &str) -> Vec<ArchiveError> {
-        let seq = before.seq + 1;
-        let mut others = Vec::new();
-        if self.faults.is_empty() || seq >= self.seq + IN_FLIGHT_MAX {
-            others = std::mem::take(&mut self.faults);
-            (self.seq, self.end) = (seq, before.end);
-        }
-        self.faults.push(ArchiveError::Unreadable {
-            key: layout::segment(name, seq),
-            reason: reason.into(),
+    fn take(&mut self, before: &Header, name: &StreamName, reason: &str) {
+        self.0.push(Misfit {
+            end: before.end,
+            fault: ArchiveError::Unreadable {
+                key: layout::segment(name, before.seq + 1),
+                reason: reason.into(),
+            },
         });
-        others
     }
 
-    /// True if a new run begins where they do.
+    /// True if a new run begins behind some of them, exactly where the first of those should have begun.
     fn end_at(&mut self, header: &Header) -> bool {
-        let begins = header.run_seq == header.seq && header.start == self.end;
-        let ended = begins && !self.faults.is_empty();
-        if ended {
-            self.faults.clear();
-        }
-        ended
+        let begins = header.run_seq == header.seq;
+        let first = self.0.iter().position(|misfit| misfit.end == header.start);
+        let Some(first) = first.filter(|_| begins) else {
+            return false;
+        };
+        self.0.truncate(first);
+        true
     }
 }
 
