@@ -71,6 +71,27 @@ impl World {
         });
     }
 
+    /// Kills the daemon; the first read of each object by the next one goes wrong, and commits return again.
+    fn read_back_badly(&mut self) {
+        self.daemon.kill();
+        let before = self.proxy.faults();
+        self.proxy.script(first_reads(&[
+            Fault::Truncate,
+            Fault::BreakAnswer,
+            Fault::LoseAnswer,
+            Fault::Drip,
+        ]));
+        let committed = self.load.count();
+        self.daemon.start();
+        let (daemon, load) = (&mut self.daemon, &self.load);
+        wait_until("commits after bad reads", PATIENCE, || {
+            assert!(daemon.runs(), "the daemon ended:\n{}", daemon.log());
+            load.count() > committed + 4
+        });
+        assert!(self.proxy.faults() >= before + 4, "too little was read");
+        self.proxy.heal();
+    }
+
     /// Restores while the first read of each object goes wrong, and compares.
     fn end(mut self) {
         let acknowledged = self.load.finish();
@@ -82,22 +103,13 @@ impl World {
         let last = Fingerprint::take(&self.server);
         self.daemon.wait_archived(&self.server);
         let before = self.proxy.faults();
-        let faults = [
+        self.proxy.script(first_reads(&[
             Fault::BreakAnswer,
             Fault::Refuse(500, "InternalError"),
             Fault::Truncate,
             Fault::LoseAnswer,
             Fault::Refuse(503, "SlowDown"),
-        ];
-        // Every object, the first time it is asked for.
-        let mut asked = BTreeSet::new();
-        self.proxy.script(move |call| {
-            let first = call.method == "GET" && asked.insert(call.path.clone());
-            let fault = faults[asked.len() % faults.len()];
-            // A whole object that is cut, and says so nowhere, is damage for a store that tells no checksum.
-            let told = fault != Fault::Truncate || call.ranged || call.path.contains("list-type");
-            (first && told).then_some(fault)
-        });
+        ]));
         let restored = self.daemon.tool().restored(V17, &["latest"], "restored");
         assert!(self.proxy.faults() > before, "the restore suffered nothing");
         last.assert_restored_in(&restored, "after all faults");
@@ -123,6 +135,19 @@ fn every_second(fault: Fault) -> impl FnMut(&Call) -> Option<Fault> + Send {
     }
 }
 
+/// Every object, the first time it is asked for.
+fn first_reads(faults: &[Fault]) -> impl FnMut(&Call) -> Option<Fault> + Send + 'static {
+    let faults = faults.to_vec();
+    let mut asked = BTreeSet::new();
+    move |call| {
+        let first = call.method == "GET" && asked.insert(call.path.clone());
+        let fault = faults[asked.len() % faults.len()];
+        // A whole object that is cut, and says so nowhere, is damage for a store that tells no checksum.
+        let told = fault != Fault::Truncate || call.ranged || call.path.contains("list-type");
+        (first && told).then_some(fault)
+    }
+}
+
 fn always(fault: Fault) -> impl FnMut(&Call) -> Option<Fault> + Send {
     move |_| Some(fault)
 }
@@ -142,6 +167,7 @@ fn answers_and_connections(dialect: Dialect, name: &str) {
     ] {
         world.suffer(what, 6, every_second(fault));
     }
+    world.read_back_badly();
     world.end();
 }
 

@@ -167,12 +167,10 @@ impl BackupWriter {
 
     fn compress(&mut self) {
         let plaintext = std::mem::take(&mut self.buffer);
+        let level = self.settings.compression_level;
         if let Some(permit) = self.permit.take() {
-            self.frames.push(self.compressor.compress(
-                plaintext,
-                self.settings.compression_level,
-                permit,
-            ));
+            let make = move |plaintext: &[u8]| Frame::compress(plaintext, level);
+            self.frames.push(self.compressor.compress(plaintext, make, permit));
         }
     }
 

@@ -67,19 +67,19 @@ impl Compressor {
         used.unwrap_or_else(|| Vec::with_capacity(FRAME_BYTES_MAX))
     }
 
-    /// Compresses a frame. `memory` stands for its plaintext, in KiB; what compressing saved is given back at once, the rest comes with
+    /// Compresses a frame by `make`. `memory` stands for its plaintext, in KiB; what compressing saved is given back at once, the rest comes with
     /// the result.
     #[must_use]
     pub(super) fn compress(
         &self,
         mut plaintext: Vec<u8>,
-        level: i32,
+        make: impl FnOnce(&[u8]) -> Frame + Send + 'static,
         mut memory: OwnedSemaphorePermit,
     ) -> PendingFrame {
         let (done, result) = oneshot::channel();
         let buffers = Arc::clone(&self.buffers);
         let job = move || {
-            let frame = Frame::compress(&plaintext, level);
+            let frame = make(&plaintext);
             plaintext.clear();
             let mut free = buffers.lock().expect("no holder panics");
             if free.len() < BUFFERS_KEPT {

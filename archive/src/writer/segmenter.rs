@@ -335,12 +335,10 @@ impl Segmenter {
 
     fn compress(&self, open: &mut Open) {
         let plaintext = std::mem::take(&mut open.buffer);
+        let level = self.settings.compression_level;
         if let Some(permit) = open.permit.take() {
-            open.frames.push(self.compressor.compress(
-                plaintext,
-                self.settings.compression_level,
-                permit,
-            ));
+            let make = move |plaintext: &[u8]| Frame::compress_log(plaintext, level);
+            open.frames.push(self.compressor.compress(plaintext, make, permit));
         }
     }
 

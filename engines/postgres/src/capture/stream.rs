@@ -265,7 +265,7 @@ impl Capture {
                     data,
                 } => {
                     let end = start.advance(data.len() as u64);
-                    pace.read(data.len());
+                    pace.read(end >= server_end);
                     asked = Asked::default();
                     tail.observe(&data);
                     room.append(start.0, data);
