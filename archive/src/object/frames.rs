@@ -22,8 +22,8 @@ const ENTRY_BYTES: usize = 8;
 
 /// The levels at which zstd by itself looks for matches of six or seven bytes only.
 const LEVELS_OF_LONG_MATCHES: RangeInclusive<i32> = 1..=2;
-/// Records of a log repeat in short pieces: at these levels WAL of pgbench takes a fifth less room with matches of five bytes, for
-/// three hundredths more work (docs/design.md).
+/// Records of a log repeat in short pieces: at these levels WAL takes up to a fifth less room with matches of five bytes, for three
+/// hundredths more work (docs/design.md).
 const LOG_MATCH_BYTES_MIN: u32 = 5;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
