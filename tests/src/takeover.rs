@@ -12,6 +12,9 @@ use crate::known_source::KnownSource;
 use crate::life::{Keys, Pace, live, runtime, segment, stream};
 use crate::memory_store::MemoryStore;
 
+/// Written by the source after the break was accepted.
+const MORE: u64 = 1000;
+
 /// The positions of the stream's runs for a reader; none if the first segment is missing.
 ///
 /// # Panics
@@ -30,7 +33,8 @@ pub async fn readable(medium: &MemoryStore) -> Vec<Range<u64>> {
 /// missing.
 fn goes_on_behind(medium: &MemoryStore, from: &KnownSource, context: &str) {
     let medium = MemoryStore::of(&medium.snapshot());
-    let (start, end) = (from.start(), from.end());
+    // A source that ends where the log does would begin no run.
+    let (start, end) = (from.start(), from.end() + MORE);
     let source = KnownSource::new(start, (end - start) as usize);
     source.acknowledge(from.acknowledged());
     let accepting = Pace {
