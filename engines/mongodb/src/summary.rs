@@ -102,7 +102,12 @@ impl LogSummary {
         self.last = Some(head.ts);
         let (low, high) = self.walls.unwrap_or((head.wall, head.wall));
         self.walls = Some((low.min(head.wall), high.max(head.wall)));
-        self.count(head);
+        if head.ns.contains('\0') {
+            // No server has such a name, and no document a key like it.
+            self.incomplete = true;
+        } else {
+            self.count(head);
+        }
         if let Some(command) = head.command().filter(|command| is_definition(command)) {
             self.define(head, command);
         }
@@ -223,6 +228,16 @@ mod tests {
         ];
         assert_eq!(changes, expected);
         assert_eq!(read.walls, Some((5_005_000, 7_005_000)));
+    }
+
+    #[test]
+    fn a_namespace_that_no_document_can_name_makes_the_summary_incomplete() {
+        let mut summary = LogSummary::default();
+        let entry = entry(1, 1, "c", "a\0b.$cmd", doc! { "create": "b" });
+        summary.observe(&Head::read(&entry).unwrap());
+        let read = LogSummary::decode(&summary.encode()).unwrap();
+        assert!(read.incomplete && read.counts.is_empty());
+        assert_eq!((read.entries, read.definitions.len()), (1, 1));
     }
 
     #[test]
