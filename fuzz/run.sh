@@ -23,11 +23,12 @@ seeds() {
     return 0
 }
 
+# No search for leaks: a thread that has been joined may still be in its last destructors, which looks like one.
 one() {
     mkdir -p "corpus/$1"
     # shellcheck disable=SC2046  # one word for each directory
     cargo +nightly fuzz run "$1" "corpus/$1" $(seeds "$1") -- \
-        -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -max_len=65536 -verbosity=0 -print_final_stats=1 \
+        -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -max_len=65536 -verbosity=0 -detect_leaks=0 -print_final_stats=1 \
         >"artifacts/$1.log" 2>&1
 }
 
