@@ -87,7 +87,8 @@ fn strays_in_front_of_an_accepted_break_are_no_fault_however_many_and_whosever()
         // Of two that were fenced, in turns: none fits behind the one before it.
         for number in 0..15 {
             let start = 130 + number * 10 + (number % 2) * 1000;
-            log.put(&daemons[number as usize % 2], start, start + 7).await;
+            log.put(&daemons[number as usize % 2], start, start + 7)
+                .await;
         }
         log.begin(&daemons[2], 200, 300).await;
         log.put(&daemons[2], 300, 400).await;

@@ -170,7 +170,8 @@ impl BackupWriter {
         let level = self.settings.compression_level;
         if let Some(permit) = self.permit.take() {
             let make = move |plaintext: &[u8]| Frame::compress(plaintext, level);
-            self.frames.push(self.compressor.compress(plaintext, make, permit));
+            self.frames
+                .push(self.compressor.compress(plaintext, make, permit));
         }
     }
 

@@ -338,7 +338,8 @@ impl Segmenter {
         let level = self.settings.compression_level;
         if let Some(permit) = open.permit.take() {
             let make = move |plaintext: &[u8]| Frame::compress_log(plaintext, level);
-            open.frames.push(self.compressor.compress(plaintext, make, permit));
+            open.frames
+                .push(self.compressor.compress(plaintext, make, permit));
         }
     }
 
