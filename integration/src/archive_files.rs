@@ -83,7 +83,7 @@ impl ArchiveFiles {
     }
 
     /// Which of a MongoDB source's logs is there.
-    fn log_kind(&self) -> LogKind {
+    pub fn log_kind(&self) -> LogKind {
         let events = self
             .root
             .join("log")

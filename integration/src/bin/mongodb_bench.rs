@@ -2,10 +2,11 @@
 //! printed as JSON.
 //!
 //! `pitr-mongodb-bench initiate URI NAME HOST | fill URI COUNT | update URI COUNT | tail URI FROM TO | stream URI FROM TO |
-//! scan URI FILE | load URI FILE | durable ARCHIVE IDENTITY TS`
+//! scan URI FILE | load URI FILE | durable ARCHIVE TS`
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -15,6 +16,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use mongodb::options::{CollectionOptions, CursorType, ReadConcern};
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use mongodb::{Client, Collection};
+use pitr_archive::Archive;
+use pitr_archive::reader::LogReader;
+use pitr_archive::store::DirectoryStore;
 use pitr_integration::ArchiveFiles;
 use pitr_mongodb::{ClusterTime, split_documents};
 use serde_json::json;
@@ -25,8 +29,8 @@ const BATCH: i32 = 1000;
 fn main() -> anyhow::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    if let ["durable", archive, identity, ts] = words[..] {
-        return wait_durable(Path::new(archive), Path::new(identity), ts.parse()?);
+    if let ["durable", archive, ts] = words[..] {
+        return wait_durable(Path::new(archive), ts.parse()?);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -245,17 +249,23 @@ async fn load(
 }
 
 /// Looks at names only until one has come: whoever reads the log again and again takes a share of a core from the daemon.
-fn wait_durable(archive: &Path, identity: &Path, ts: ClusterTime) -> anyhow::Result<()> {
-    let archive = ArchiveFiles::new(archive);
+fn wait_durable(directory: &Path, ts: ClusterTime) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let store = Arc::new(DirectoryStore::new(directory));
+    let archive = runtime.block_on(Archive::open(store, "the archive"))?;
+    let files = ArchiveFiles::new(directory);
     let mut seen = Vec::new();
     loop {
-        let segments = archive.segments();
+        let segments = files.segments();
         if segments != seen {
-            if archive.oplog_end(identity) >= Some(ts) {
+            let reader = LogReader::new(Arc::clone(&archive), files.log_kind().stream());
+            let end = async { reader.runs(&reader.end().await?).await };
+            let last = runtime.block_on(end)?.pop();
+            if last.is_some_and(|run| ClusterTime(run.positions.end) > ts) {
                 return Ok(());
             }
             seen = segments;
         }
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
