@@ -14,6 +14,7 @@ use crate::object::{Header, Id, Kind, StreamName};
 use crate::reader::LogReader;
 use crate::reading::Reading;
 use crate::store::{Listed, Piece, StoreError};
+use crate::writer::IN_FLIGHT_MAX;
 
 /// Objects that are fetched at once.
 const PARALLEL: usize = 8;
@@ -313,11 +314,13 @@ impl<'a> Verifier<'a> {
 }
 
 /// Segments that do not fit behind the ones before them, until it is known whether a new run begins exactly where one of those ends:
-/// then fenced daemons put all that lies between, and nothing was built upon it.
+/// then fenced daemons put all that lies between. Those had it under way together, so it is no more than can be in flight; what is more was
+/// built upon a segment that does not fit, and may have been acknowledged.
 #[derive(Default)]
 struct Strays(Vec<Misfit>);
 
 struct Misfit {
+    seq: u64,
     /// Where the segment before it ends.
     end: u64,
     fault: ArchiveError,
@@ -325,10 +328,12 @@ struct Misfit {
 
 impl Strays {
     fn take(&mut self, before: &Header, name: &StreamName, reason: &str) {
+        let seq = before.seq + 1;
         self.0.push(Misfit {
+            seq,
             end: before.end,
             fault: ArchiveError::Unreadable {
-                key: layout::segment(name, before.seq + 1),
+                key: layout::segment(name, seq),
                 reason: reason.into(),
             },
         });
@@ -337,7 +342,9 @@ impl Strays {
     /// True if a new run begins behind some of them, exactly where the first of those should have begun.
     fn end_at(&mut self, header: &Header) -> bool {
         let begins = header.run_seq == header.seq;
-        let first = self.0.iter().position(|misfit| misfit.end == header.start);
+        let first = self.0.iter().position(|misfit| {
+            misfit.end == header.start && header.seq - misfit.seq <= IN_FLIGHT_MAX
+        });
         let Some(first) = first.filter(|_| begins) else {
             return false;
         };

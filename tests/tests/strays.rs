@@ -40,7 +40,7 @@ impl Log {
         (header.start, header.end) = (start, end);
         (header.run_seq, header.run_start) = self.run;
         header.previous = self.hash;
-        let frames = vec![Frame::compress_log(b"x", 1)];
+        let frames = vec![Frame::compress(b"x", 1)];
         let sealed = writer.seal(header, frames, Vec::new()).await.unwrap();
         let key = pitr_archive::layout::segment(&stream(), self.seq);
         writer.put(&key, sealed.bytes).await.unwrap();
@@ -78,7 +78,7 @@ impl Log {
 }
 
 #[test]
-fn strays_in_front_of_an_accepted_break_are_no_fault_however_many_and_whosever() {
+fn strays_in_front_of_an_accepted_break_are_no_fault_whosever() {
     runtime().block_on(async {
         let mut log = Log::new();
         let daemons = [log.daemon().await, log.daemon().await, log.daemon().await];
@@ -120,5 +120,21 @@ fn a_segment_that_does_not_fit_stays_a_fault_where_no_break_was_accepted_behind_
         // A run that begins behind a gap.
         log.begin(&second, 5000, 5100).await;
         assert_eq!(log.faults().await, [1], "and what it was followed by");
+    });
+}
+
+#[test]
+fn more_than_can_be_in_flight_was_built_upon_a_segment_that_does_not_fit_and_is_a_fault() {
+    runtime().block_on(async {
+        for (strays, wanted) in [(16, vec![]), (17, vec![1, 18])] {
+            let mut log = Log::new();
+            let [first, second] = [log.daemon().await, log.daemon().await];
+            log.put(&first, 0, 100).await;
+            for number in 0..strays {
+                log.put(&second, 110 + number * 10, 120 + number * 10).await;
+            }
+            log.begin(&first, 100, 400).await;
+            assert_eq!(log.faults().await, wanted, "{strays} of them");
+        }
     });
 }

@@ -65,7 +65,7 @@ impl Frame {
     /// # Panics
     /// If `plaintext` is longer than a frame may be.
     #[must_use]
-    pub fn compress_log(plaintext: &[u8], level: i32) -> Self {
+    pub(crate) fn compress_log(plaintext: &[u8], level: i32) -> Self {
         Self::made(plaintext, Setting { level, log: true })
     }
 
@@ -251,6 +251,38 @@ pub(crate) fn decompress(
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_log_whose_records_repeat_in_short_pieces_takes_less_room_and_unpacks_to_itself() {
+        let mut noise = blake3::Hasher::new().finalize_xof();
+        let words: Vec<[u8; 5]> = (0..64)
+            .map(|_| {
+                let mut word = [0; 5];
+                noise.fill(&mut word);
+                word
+            })
+            .collect();
+        let mut picks = vec![0; 20_000];
+        noise.fill(&mut picks);
+        let log: Vec<u8> = picks
+            .iter()
+            .flat_map(|pick| words[usize::from(pick % 64)])
+            .collect();
+        // In turns: one thread compresses both kinds.
+        let sizes: Vec<_> = [Frame::compress, Frame::compress_log]
+            .repeat(2)
+            .iter()
+            .map(|compress| {
+                let frame = compress(&log, 1);
+                let mut out = Vec::new();
+                decompress(&frame.compressed, log.len(), &mut out).unwrap();
+                assert!(out == log);
+                frame.compressed_bytes()
+            })
+            .collect();
+        assert!(sizes[1] < sizes[0] * 9 / 10, "{sizes:?}");
+        assert_eq!(sizes[..2], sizes[2..]);
+    }
 
     #[test]
     fn a_frame_that_unpacks_to_more_than_it_says_is_refused() {

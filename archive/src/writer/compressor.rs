@@ -67,8 +67,8 @@ impl Compressor {
         used.unwrap_or_else(|| Vec::with_capacity(FRAME_BYTES_MAX))
     }
 
-    /// Compresses a frame by `make`. `memory` stands for its plaintext, in KiB; what compressing saved is given back at once, the rest comes with
-    /// the result.
+    /// Compresses a frame by `make`. `memory` stands for its plaintext, in KiB; what compressing saved is given back at once, the rest
+    /// comes with the result.
     #[must_use]
     pub(super) fn compress(
         &self,

@@ -102,12 +102,7 @@ impl LogSummary {
         self.last = Some(head.ts);
         let (low, high) = self.walls.unwrap_or((head.wall, head.wall));
         self.walls = Some((low.min(head.wall), high.max(head.wall)));
-        if head.ns.contains('\0') {
-            // No server has such a name, and no document a key like it.
-            self.incomplete = true;
-        } else {
-            self.count(head);
-        }
+        self.count(head);
         if let Some(command) = head.command().filter(|command| is_definition(command)) {
             self.define(head, command);
         }
@@ -116,7 +111,8 @@ impl LogSummary {
     fn count(&mut self, head: &Head<'_>) {
         if let Some(counts) = self.counts.get_mut(head.ns.as_ref()) {
             counts.add(head.op);
-        } else if self.counts.len() == LIST_MAX {
+        } else if self.counts.len() == LIST_MAX || head.ns.contains('\0') {
+            // No server has a name with a zero in it, and no document a key.
             self.incomplete = true;
         } else {
             let mut counts = NamespaceCounts::default();
