@@ -166,10 +166,10 @@ impl BackupWriter {
     }
 
     fn compress(&mut self) {
-        let plaintext = std::mem::take(&mut self.buffer);
+        let plaintext = std::mem::take(&mut self.buffer).into();
         let level = self.settings.compression_level;
         if let Some(permit) = self.permit.take() {
-            let make = move |plaintext: &[u8]| Frame::compress(plaintext, level);
+            let make = move |plaintext: &[u8], _| Frame::compress(plaintext, level);
             self.frames
                 .push(self.compressor.compress(plaintext, make, permit));
         }

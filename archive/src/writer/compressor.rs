@@ -1,7 +1,9 @@
 //! Compression on every core: a fixed pool, so that threads, and zstd's contexts in them, do not grow with the load.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::object::{FRAME_BYTES_MAX, Frame};
@@ -23,6 +25,8 @@ pub struct Compressor {
     jobs: mpsc::Sender<Job>,
     /// Frames' plaintext buffers that are free: a megabyte from the system costs more than reading it.
     buffers: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// Jobs that no thread has taken yet.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Compressor {
@@ -57,45 +61,59 @@ impl Compressor {
         Self {
             jobs,
             buffers: Arc::default(),
+            waiting: Arc::default(),
         }
     }
 
-    /// An empty buffer with room for a frame.
+    /// An empty buffer with room for a frame. It comes back when what it holds has been compressed.
     #[must_use]
     pub fn buffer(&self) -> Vec<u8> {
         let used = self.buffers.lock().expect("no holder panics").pop();
         used.unwrap_or_else(|| Vec::with_capacity(FRAME_BYTES_MAX))
     }
 
-    /// Compresses a frame by `make`. `memory` stands for its plaintext, in KiB; what compressing saved is given back at once, the rest
-    /// comes with the result.
+    /// Compresses a frame by `make`, which is told whether others wait behind it. `memory` stands for its plaintext, in KiB; what compressing saved is given back at once, the rest comes with the result.
     #[must_use]
     pub(super) fn compress(
         &self,
-        mut plaintext: Vec<u8>,
-        make: impl FnOnce(&[u8]) -> Frame + Send + 'static,
+        plaintext: Bytes,
+        make: impl FnOnce(&[u8], bool) -> Frame + Send + 'static,
         mut memory: OwnedSemaphorePermit,
     ) -> PendingFrame {
         let (done, result) = oneshot::channel();
-        let buffers = Arc::clone(&self.buffers);
+        let (buffers, waiting) = (Arc::clone(&self.buffers), Arc::clone(&self.waiting));
         let job = move || {
-            let frame = make(&plaintext);
-            plaintext.clear();
-            let mut free = buffers.lock().expect("no holder panics");
-            if free.len() < BUFFERS_KEPT {
-                free.push(plaintext);
-            }
-            drop(free);
+            let behind = waiting.fetch_sub(1, Ordering::Relaxed) > 1;
+            let frame = make(&plaintext, behind);
+            keep(&buffers, plaintext);
             let kept = frame.compressed_bytes().div_ceil(KIB);
             let kept = memory.split(kept.min(memory.num_permits()));
             drop(memory);
             // The receiver is gone when the writer was dropped: nobody waits for the frame.
             let _ = done.send((frame, kept.expect("not more than it holds")));
         };
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         self.jobs
             .send(Box::new(job))
             .expect("the threads live as long as a handle");
         result
+    }
+}
+
+/// Keeps a buffer for further use, if it is one of ours and nobody else looks at it.
+fn keep(buffers: &Mutex<Vec<Vec<u8>>>, used: Bytes) {
+    let Ok(used) = used.try_into_mut() else {
+        return;
+    };
+    // A part of a larger one would be moved to its front first.
+    if used.capacity() != FRAME_BYTES_MAX {
+        return;
+    }
+    let mut buffer = Vec::from(used);
+    buffer.clear();
+    let mut free = buffers.lock().expect("no holder panics");
+    if free.len() < BUFFERS_KEPT && buffer.capacity() == FRAME_BYTES_MAX {
+        free.push(buffer);
     }
 }
 

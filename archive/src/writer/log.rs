@@ -16,8 +16,8 @@ use super::{IN_FLIGHT_MAX, Writer};
 use crate::error::ArchiveError;
 use crate::object::{Proofs, StreamName};
 
-/// Appended pieces that may wait for the segmenter. A piece is at most what a source sends at once (128 KiB).
-const QUEUE_PIECES: usize = 16;
+/// Appended pieces that may wait for the segmenter. A piece is what a source sends at once (128 KiB), or a frame.
+const QUEUE_PIECES: usize = 8;
 
 /// How a log is cut.
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
@@ -20,6 +21,9 @@ use crate::object::{FRAME_BYTES_MAX, Frame};
 const MEMORY_KIB: usize = 28 * 1024;
 /// What an open segment leaves for those before it.
 const SPARE_KIB: usize = 4 * FRAME_BYTES_MAX / KIB;
+
+/// A piece of this length is not copied to be gathered with others.
+const PIECE_ALONE_BYTES: usize = FRAME_BYTES_MAX / 2;
 
 #[derive(Debug)]
 pub(super) enum Command {
@@ -226,8 +230,8 @@ impl Segmenter {
                 if self.annotate.observe(taken.start, &taken.bytes) && !open.refill {
                     open.deadline = Instant::now();
                 }
-                self.fill(&mut open, &taken.bytes).await;
                 open.room = open.room.saturating_sub(taken.bytes.len() as u64);
+                self.fill(&mut open, taken.bytes).await;
                 self.position = taken.end;
                 self.position == open.limit || open.room == 0
             }
@@ -243,30 +247,40 @@ impl Segmenter {
         !full || self.close().await
     }
 
-    /// Puts bytes into the open segment's frames.
-    async fn fill(&mut self, open: &mut Open, mut bytes: &[u8]) {
+    /// Puts bytes into the open segment's frames. A large piece is a frame of its own, as it is; small ones are gathered.
+    async fn fill(&mut self, open: &mut Open, mut bytes: Bytes) {
         while !bytes.is_empty() {
+            if bytes.len() >= PIECE_ALONE_BYTES && open.permit.is_some() {
+                self.compress(open);
+            }
             if open.permit.is_none() {
-                // A hole may be larger than segments are now, and it is filled in one piece; so may be a single record.
-                let held_kib = open.frames.len() * (FRAME_BYTES_MAX / KIB);
-                if held_kib + SPARE_KIB > self.memory_kib {
-                    self.extra_kib += FRAME_BYTES_MAX / KIB;
-                    self.memory.add_permits(FRAME_BYTES_MAX / KIB);
+                open.permit = Some(self.memory_for_a_frame(open).await);
+                if bytes.len() >= PIECE_ALONE_BYTES {
+                    let alone = bytes.split_to(bytes.len().min(FRAME_BYTES_MAX));
+                    self.compress_bytes(open, alone);
+                    continue;
                 }
-                let memory = Arc::clone(&self.memory)
-                    .acquire_many_owned((FRAME_BYTES_MAX / KIB) as u32)
-                    .await;
-                open.permit = Some(memory.expect("the semaphore is never closed"));
                 open.buffer = self.compressor.buffer();
             }
-            let (taken, rest) =
-                bytes.split_at(bytes.len().min(FRAME_BYTES_MAX - open.buffer.len()));
-            open.buffer.extend_from_slice(taken);
+            let taken = bytes.split_to(bytes.len().min(FRAME_BYTES_MAX - open.buffer.len()));
+            open.buffer.extend_from_slice(&taken);
             if open.buffer.len() == FRAME_BYTES_MAX {
                 self.compress(open);
             }
-            bytes = rest;
         }
+    }
+
+    async fn memory_for_a_frame(&mut self, open: &Open) -> OwnedSemaphorePermit {
+        // A hole may be larger than segments are now, and it is filled in one piece; so may be a single record.
+        let held_kib = open.frames.len() * (FRAME_BYTES_MAX / KIB);
+        if held_kib + SPARE_KIB > self.memory_kib {
+            self.extra_kib += FRAME_BYTES_MAX / KIB;
+            self.memory.add_permits(FRAME_BYTES_MAX / KIB);
+        }
+        let memory = Arc::clone(&self.memory)
+            .acquire_many_owned((FRAME_BYTES_MAX / KIB) as u32)
+            .await;
+        memory.expect("the semaphore is never closed")
     }
 
     fn begin(&mut self, records: bool) -> Open {
@@ -335,9 +349,13 @@ impl Segmenter {
 
     fn compress(&self, open: &mut Open) {
         let plaintext = std::mem::take(&mut open.buffer);
+        self.compress_bytes(open, plaintext.into());
+    }
+
+    fn compress_bytes(&self, open: &mut Open, plaintext: Bytes) {
         let level = self.settings.compression_level;
         if let Some(permit) = open.permit.take() {
-            let make = move |plaintext: &[u8]| Frame::compress_log(plaintext, level);
+            let make = move |bytes: &[u8], behind| Frame::compress_log(bytes, level, behind);
             open.frames
                 .push(self.compressor.compress(plaintext, make, permit));
         }

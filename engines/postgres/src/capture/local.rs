@@ -3,18 +3,20 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pitr_archive::object::FRAME_BYTES_MAX;
+use pitr_archive::writer::Compressor;
+use rustix::buffer::spare_capacity;
 
 use crate::lsn::WalFileName;
 use crate::wal::{PAGE_BYTES, page_is_at};
 use crate::{Lsn, TimelineId};
 
-/// Read at once.
-const PIECE_BYTES: u64 = 256 * 1024;
+/// Read at once: a frame, which is compressed as it lies there.
+const PIECE_BYTES: u64 = FRAME_BYTES_MAX as u64;
 /// A shorter way is left to the stream.
 const SEGMENTS_MIN: u64 = 4;
 
@@ -35,6 +37,8 @@ pub(super) struct LocalWal {
     position: Lsn,
     end: Lsn,
     open: Option<(Lsn, Arc<File>)>,
+    /// Where its buffers come from, and go to again.
+    compressor: Compressor,
 }
 
 impl LocalWal {
@@ -46,6 +50,7 @@ impl LocalWal {
         system_id: u64,
         segment_bytes: u64,
         (from, flushed): (Lsn, Lsn),
+        compressor: &Compressor,
     ) -> Option<Self> {
         let end = flushed.segment_start(segment_bytes);
         let far = end.bytes_since(from) >= SEGMENTS_MIN * segment_bytes;
@@ -57,6 +62,7 @@ impl LocalWal {
             position: from,
             end,
             open: None,
+            compressor: compressor.clone(),
         })
     }
 
@@ -88,7 +94,8 @@ impl LocalWal {
         self.open = Some((segment, Arc::clone(&file)));
         let offset = start.bytes_since(segment);
         let wanted = PIECE_BYTES.min(self.segment_bytes - offset);
-        let piece = tokio::task::spawn_blocking(move || read(&file, offset, wanted));
+        let buffer = self.compressor.buffer();
+        let piece = tokio::task::spawn_blocking(move || read(&file, offset, wanted, buffer));
         let piece = piece
             .await
             .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
@@ -113,10 +120,16 @@ impl LocalWal {
 }
 
 /// By offset: an abandoned read may still be under way on the same file.
-fn read(file: &File, offset: u64, wanted: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; wanted as usize];
-    file.read_exact_at(&mut bytes, offset)?;
-    Ok(bytes)
+fn read(file: &File, offset: u64, wanted: u64, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
+    while (buffer.len() as u64) < wanted {
+        let at = offset + buffer.len() as u64;
+        let more = || rustix::io::pread(file, spare_capacity(&mut buffer), at);
+        if rustix::io::retry_on_intr(more)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    buffer.truncate(wanted as usize);
+    Ok(buffer)
 }
 
 #[cfg(test)]
@@ -147,6 +160,7 @@ mod tests {
             SYSTEM,
             SEGMENT,
             (Lsn(SEGMENT), flushed),
+            &Compressor::new(),
         )
         .unwrap()
     }
@@ -206,7 +220,14 @@ mod tests {
     #[test]
     fn a_short_way_is_left_to_the_stream() {
         let bounds = (Lsn(SEGMENT), Lsn(5 * SEGMENT - 1));
-        let short = LocalWal::new(Path::new("/"), TimelineId(1), SYSTEM, SEGMENT, bounds);
+        let short = LocalWal::new(
+            Path::new("/"),
+            TimelineId(1),
+            SYSTEM,
+            SEGMENT,
+            bounds,
+            &Compressor::new(),
+        );
         assert!(short.is_none());
     }
 }

@@ -137,6 +137,7 @@ impl Capture {
             source.system_id,
             source.wal_segment_bytes,
             (place.from, flushed),
+            &self.compressor,
         );
         files.filter(|_| timeline == place.timeline)
     }
