@@ -14,6 +14,9 @@ pub enum EngineError {
     /// The connection string cannot be used.
     #[error("uri in [source.mongodb]: {0}")]
     Uri(String),
+    /// The password file cannot be used.
+    #[error("{0}")]
+    PasswordFile(String),
     /// The server does not let us do what we need.
     #[error("the server refuses {what}: {message}")]
     Refused {
@@ -122,9 +125,11 @@ impl EngineError {
             Self::Archive(error) => error.is_permanent(),
             Self::Source(SourceError::NotInitiated) => false,
             Self::Source(_) => true,
-            Self::Uri(_) | Self::Refused { .. } | Self::Certificate(_) | Self::Unsupported(_) => {
-                !streamed_once
-            }
+            Self::Uri(_)
+            | Self::PasswordFile(_)
+            | Self::Refused { .. }
+            | Self::Certificate(_)
+            | Self::Unsupported(_) => !streamed_once,
             Self::Server(_)
             | Self::Answer(_)
             | Self::Behind { .. }
