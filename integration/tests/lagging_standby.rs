@@ -87,6 +87,9 @@ impl World {
         let status = tool.status();
         assert_eq!(status["gaps"], serde_json::json!([]), "{status}");
         assert_eq!(status["end"]["timeline"], 2, "{status}");
+        let windows = status["windows"].as_array().expect("a list");
+        let old = windows.iter().find(|window| window["timeline"] == 1);
+        assert!(old.is_some(), "the old timeline is listed: {status}");
 
         let old = tool.restored(version, &["latest", "--timeline", "1"], "old");
         assert!(

@@ -163,11 +163,12 @@ impl Capture {
         Ok(audibly(&self.status, found).await?)
     }
 
-    /// The switch lies before the end of what is archived: either half a record that nobody can replay, or a standby that lagged.
+    /// The switch lies before the end of what is archived: either half a record that nobody can replay, or a standby that lagged. How many
+    /// bytes it is tells the two apart as a rule.
     fn tell_fork(&self, timeline: TimelineId, durable: Lsn, switch: Lsn) {
         if durable > switch {
             tracing::error!(
-                %timeline, %durable, %switch,
+                %timeline, %durable, %switch, bytes = durable.bytes_since(switch),
                 "the new timeline branched off before the archive's end: what the old one holds past the switch is not \
                  part of the new one (it can still be restored with --timeline)"
             );
