@@ -88,14 +88,10 @@ pub enum EngineError {
 impl From<mongodb::error::Error> for EngineError {
     fn from(error: mongodb::error::Error) -> Self {
         match &*error.kind {
-            ErrorKind::Authentication { message, .. } => Self::Refused {
-                what: "the login",
-                message: message.clone(),
-            },
-            ErrorKind::Command(command) if command.code == AUTHENTICATION_FAILED => Self::Refused {
-                what: "the login",
-                message: command.message.clone(),
-            },
+            ErrorKind::Authentication { message, .. } => Self::login(message),
+            ErrorKind::Command(command) if command.code == AUTHENTICATION_FAILED => {
+                Self::login(&command.message)
+            }
             ErrorKind::Command(command) if UNAUTHORIZED.contains(&command.code) => Self::Refused {
                 what: "a command",
                 message: command.message.clone(),
@@ -116,6 +112,15 @@ fn certificate(message: &str) -> Option<String> {
 }
 
 impl EngineError {
+    fn login(message: &str) -> Self {
+        let remedy =
+            "give the account's present password; password_file is read again for every session";
+        Self::Refused {
+            what: "the login",
+            message: format!("{message}; {remedy}"),
+        }
+    }
+
     /// True if waiting cannot help. A server that let us in once is waited for whatever it says: passwords expire and are renewed.
     #[must_use]
     pub fn is_permanent(&self, streamed_once: bool) -> bool {
