@@ -80,7 +80,7 @@ pub struct Daemon {
     settings: Settings,
     configuration: PathBuf,
     identity: PathBuf,
-    notify_socket: Option<PathBuf>,
+    environment: Vec<(String, String)>,
     process: Option<Process>,
 }
 
@@ -115,7 +115,7 @@ impl Daemon {
             settings,
             configuration,
             identity,
-            notify_socket: None,
+            environment: Vec::new(),
             process: None,
         };
         daemon.write_configuration(&recipient);
@@ -145,7 +145,7 @@ impl Daemon {
             settings,
             configuration: path,
             identity: home.join("identity"),
-            notify_socket: None,
+            environment: Vec::new(),
             process: None,
         }
     }
@@ -180,7 +180,7 @@ impl Daemon {
 
     /// From the next start on the daemon tells this service manager how it is.
     pub fn tells(&mut self, manager: &ServiceManager) {
-        self.notify_socket = Some(manager.socket().to_owned());
+        self.environment = manager.environment();
     }
 
     /// Starts the process without waiting.
@@ -188,9 +188,7 @@ impl Daemon {
         assert!(self.process.is_none(), "the daemon runs already");
         let mut command = self.site.command(&self.site.program(Program::Pitrd));
         command.arg("--config").arg(&self.configuration);
-        if let Some(socket) = &self.notify_socket {
-            command.env("NOTIFY_SOCKET", socket);
-        }
+        command.envs(self.environment.iter().cloned());
         self.process = Some(Process::spawn(command, &self.log_path()));
     }
 

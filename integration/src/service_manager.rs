@@ -1,7 +1,7 @@
 //! Stands where systemd does: a socket on which a daemon says how it is.
 
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -11,6 +11,8 @@ use crate::{Site, wait_until};
 
 /// How long a state may take to come.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How soon it wants to hear from a service at the latest, µs.
+const WATCHDOG_USEC: &str = "2000000";
 
 /// Listens until it is dropped. Who is not listened to would be held up.
 #[derive(Debug)]
@@ -51,9 +53,13 @@ impl ServiceManager {
         }
     }
 
-    /// Where it listens.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// What a service of it finds in its environment.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let socket = self.socket.display().to_string();
+        vec![
+            ("NOTIFY_SOCKET".to_owned(), socket),
+            ("WATCHDOG_USEC".to_owned(), WATCHDOG_USEC.to_owned()),
+        ]
     }
 
     /// How often something was said, `READY=1` for instance.

@@ -11,6 +11,8 @@ use pitr_integration::{
 
 const RENEWED: &str = "battery staple";
 const NOT_ARCHIVING: &str = "NOT ARCHIVING for ";
+/// Waiting is no reason to be ended.
+const BEAT: &str = "WATCHDOG=1";
 const TRIED: &str = "capture was interrupted; connecting again";
 /// `ENOTCONN`.
 const ALARM: &str = "107";
@@ -60,6 +62,10 @@ impl World {
             self.daemon.log().matches(TRIED).count() > tries + 1
         });
         assert!(self.daemon.runs(), "{}", self.daemon.log());
+        let beats = self.manager.count(BEAT);
+        wait_until("the watchdog to be fed", Duration::from_secs(60), || {
+            self.manager.count(BEAT) > beats + 1
+        });
         assert!(says(&self.manager.value("STATUS")));
         let after = (session.value(slot), self.daemon.archive().segments());
         assert_eq!(before, after, "nothing is acknowledged");
