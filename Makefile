@@ -6,7 +6,7 @@ TEST_THREADS ?= 2
 FUZZ_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build release check test demo demo-mongodb bench soak fuzz
+.PHONY: help deps build release check deny test demo demo-mongodb bench soak fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -23,6 +23,9 @@ release: deps ## build every binary, optimised
 check: deps ## formatting and lints; warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+deny: ## licences, sources, duplicates and advisories of what is linked (deny.toml); installs cargo-deny
+	@integration/deny.sh
 
 test: build ## every test of the workspace, real servers included
 	@integration/test.sh $(TEST_THREADS)

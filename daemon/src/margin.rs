@@ -28,6 +28,8 @@ pub struct Margin {
     pub holder: Holder,
     /// It does not hold it any more.
     pub is_lost: bool,
+    /// Whether somebody streams from it; `None` of an oplog, which does not know its readers.
+    pub is_read: Option<bool>,
     /// Bytes that may be written until then; `None` where only the disk limits it, and for an oplog.
     pub bytes: Option<u64>,
     /// How long that is at the present rate; `None` where it cannot be told.
@@ -53,6 +55,7 @@ impl Margin {
         Self {
             holder: Holder::Slot,
             is_lost: slot.is_none_or(|slot| slot.is_lost),
+            is_read: Some(slot.is_some_and(|slot| slot.is_read)),
             bytes,
             seconds: seconds.map(|bytes| bytes as f64 / rate),
         }
@@ -64,6 +67,7 @@ impl Margin {
         Self {
             holder: Holder::Oplog,
             is_lost: left < 0,
+            is_read: None,
             bytes: None,
             seconds: Some(left.max(0) as f64),
         }
@@ -168,6 +172,7 @@ mod tests {
     fn slot(safe_bytes: Option<u64>, is_lost: bool) -> SlotMargin {
         SlotMargin {
             is_lost,
+            is_read: true,
             safe_bytes,
             end: Lsn(3000),
         }

@@ -1,5 +1,5 @@
-//! What systemd is told: READY, STATUS, STOPPING, and the watchdog's beat. Outside a `Type=notify` unit every call
-//! does nothing. The beat is the main loop's: a process in which it no longer turns is restarted by systemd.
+//! What systemd is told: READY, STATUS with ERRNO, STOPPING, and the watchdog's beat. Outside a `Type=notify` unit every call does
+//! nothing. The beat is the main loop's, as long as it finds the capture alive: a process that hangs is restarted by systemd.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,25 +9,28 @@ use systemd::daemon;
 
 /// Says that the daemon has started: the source is connected and its stream is flowing.
 pub fn ready() {
-    tell(daemon::STATE_READY, "1");
+    tell(&[(daemon::STATE_READY, "1")]);
 }
 
 /// Says that the daemon is stopping.
 pub fn stopping() {
-    tell(daemon::STATE_STOPPING, "1");
+    tell(&[(daemon::STATE_STOPPING, "1")]);
 }
 
-/// Sets the one line that `systemctl status` shows.
-pub fn status(line: &str) {
-    tell(daemon::STATE_STATUS, &line.replace(['\n', '\0'], " "));
+/// Sets the one line that `systemctl status` shows, and the number that it shows as an error unless it is 0
+/// (`systemctl show --property StatusErrno`).
+pub fn state(line: &str, errno: i32) {
+    let line = line.replace(['\n', '\0'], " ");
+    let errno = errno.to_string();
+    tell(&[(daemon::STATE_STATUS, &line), (daemon::STATE_ERRNO, &errno)]);
 }
 
-fn tell(key: &str, value: &str) {
+fn tell(words: &[(&str, &str)]) {
     static SAID: AtomicBool = AtomicBool::new(false);
-    if let Err(error) = daemon::notify([(key, value)].iter())
+    if let Err(error) = daemon::notify(words.iter())
         && !SAID.swap(true, Ordering::Relaxed)
     {
-        tracing::warn!(%error, key, "systemd was not notified; this is said once");
+        tracing::warn!(%error, "systemd was not notified; this is said once");
     }
 }
 
@@ -63,7 +66,7 @@ pub async fn watch(heart: Heartbeat, interval: Duration) {
         let count = heart.count();
         if count != seen {
             seen = count;
-            tell(daemon::STATE_WATCHDOG, "1");
+            tell(&[(daemon::STATE_WATCHDOG, "1")]);
         } else {
             tracing::debug!("no turn since the last look, the watchdog is not fed");
         }

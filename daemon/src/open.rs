@@ -2,23 +2,19 @@
 //! [`crate::config`], which reads text, and whoever does the work; used by the daemon and by `pitr-tool`.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 use pitr_archive::Archive;
-use pitr_archive::keys::{KeyError, KeyFile, Wrapper, WriterKey, is_private};
+use pitr_archive::keys::{KeyError, KeyFile, Wrapper, WriterKey, read_password_file};
 use pitr_archive::store::{DirectoryStore, S3Store, SharedStore};
 use pitr_archive::writer::Writer;
-use pitr_postgres::connect::{ConnInfo, Secret};
+use pitr_postgres::connect::ConnInfo;
 
 use crate::config::{ArchiveUrl, Config, Encryption, MongodbSource, PostgresSource, SourceConfig};
 use crate::copies::{self, Follower};
 use crate::exit::{Exit, Refusal};
-
-/// A password longer than this is a wrong file.
-const PASSWORD_BYTES_MAX: usize = 4096;
 
 /// How to connect to the source. The application name, by which `synchronous_standby_names` knows us, is the slot's
 /// unless the connection string gives another.
@@ -27,7 +23,8 @@ pub fn connection(source: &PostgresSource) -> anyhow::Result<ConnInfo> {
         ConnInfo::parse(&source.connection).context("read connection in [source.postgres]")?;
     info.default_application_name(&source.slot);
     if let Some(path) = &source.password_file {
-        info.set_password(password(path)?);
+        require_password(path)?;
+        info.set_password_file(path.clone());
     }
     Ok(info)
 }
@@ -43,12 +40,8 @@ pub async fn deployment(
     uri: &str,
     password_file: Option<&Path>,
 ) -> anyhow::Result<pitr_mongodb::Connection> {
-    let password = password_file.map(password_line).transpose()?;
-    let password = password.map(|line| {
-        let text = String::from_utf8(line);
-        text.map_err(|_| Refusal::new(Exit::Keys, "the password file does not hold text"))
-    });
-    Ok(pitr_mongodb::Connection::parse(uri, password.transpose()?).await?)
+    password_file.map(require_password).transpose()?;
+    Ok(pitr_mongodb::Connection::parse(uri, password_file).await?)
 }
 
 /// The PostgreSQL source of a configuration, for what only PostgreSQL has.
@@ -63,44 +56,11 @@ pub fn postgres(config: &Config) -> anyhow::Result<&PostgresSource> {
     }
 }
 
-/// Reads a password file: one line, readable by its owner only.
-pub fn password(path: &Path) -> anyhow::Result<Secret> {
-    Ok(Secret::new(password_line(path)?))
-}
-
-fn password_line(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let name = path.display();
-    let refuse = |message: String| Refusal::new(Exit::Keys, message);
-    let mode = std::fs::metadata(path)
-        .map_err(|error| refuse(format!("password file {name}: {error}")))?
-        .permissions()
-        .mode();
-    if !is_private(path, mode) {
-        let message = format!(
-            "password file {name} can be read by others (mode {:03o})",
-            mode & 0o777
-        );
-        return Err(refuse(message)
-            .hint(format!("run: chmod 600 {name}"))
-            .into());
-    }
-    let bytes =
-        std::fs::read(path).map_err(|error| refuse(format!("password file {name}: {error}")))?;
-    let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if line.is_empty()
-        || line.len() > PASSWORD_BYTES_MAX
-        || line.contains(&b'\n')
-        || line.contains(&0)
-    {
-        let hint = "write the password, and nothing else, into it";
-        return Err(refuse(format!(
-            "password file {name} does not hold one line with a password"
-        ))
-        .hint(hint)
-        .into());
-    }
-    Ok(line.to_vec())
+/// Looks whether a password file can be used. Who connects reads it again, so that the password can be changed meanwhile.
+pub fn require_password(path: &Path) -> anyhow::Result<()> {
+    read_password_file(path)
+        .map(drop)
+        .map_err(|error| Refusal::new(Exit::Keys, error.to_string()).into())
 }
 
 /// What data keys are wrapped with.
@@ -162,49 +122,10 @@ pub async fn writer_and_copies(config: &Config) -> anyhow::Result<(Arc<Writer>, 
 mod tests {
     use super::*;
 
-    fn file(name: &str, text: &[u8], mode: u32) -> (std::path::PathBuf, Temporary) {
-        let directory =
-            std::env::temp_dir().join(format!("pitrd-open-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        let path = directory.join("password");
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        (path, Temporary(directory))
-    }
-
-    struct Temporary(std::path::PathBuf);
-
-    impl Drop for Temporary {
-        fn drop(&mut self) {
-            std::fs::remove_dir_all(&self.0).unwrap();
-        }
-    }
-
     #[test]
-    fn a_password_is_the_one_line_of_its_file() {
-        let (path, _kept) = file("line", b"p w\r\n", 0o600);
-        assert_eq!(password(&path).unwrap(), Secret::new(b"p w".to_vec()));
-    }
-
-    #[test]
-    fn a_password_file_that_others_can_read_is_refused() {
-        let (path, _kept) = file("mode", b"p\n", 0o640);
-        let error = password(&path).unwrap_err();
-        let (exit, hint) = crate::exit::classify(&error);
-        assert_eq!(exit, Exit::Keys);
-        assert!(hint.unwrap().starts_with("run: chmod 600 "));
-    }
-
-    #[test]
-    fn a_file_that_is_no_password_is_refused_without_quoting_it() {
-        for (at, text) in [b"".as_slice(), b"\n", b"canary\ntwo", b"canary\0"]
-            .iter()
-            .enumerate()
-        {
-            let (path, _kept) = file(&format!("wrong{at}"), text, 0o600);
-            let error = password(&path).unwrap_err();
-            assert!(!format!("{error:#}").contains("canary"), "{error:#}");
-        }
+    fn a_password_file_that_cannot_be_used_is_a_matter_of_keys() {
+        let error = require_password(Path::new("/nonexistent/password")).unwrap_err();
+        assert_eq!(crate::exit::classify(&error).0, Exit::Keys);
     }
 
     #[test]

@@ -1,38 +1,31 @@
-//! The daemon's work: capture, watched. What the capture says of itself becomes log lines, systemd's status and the latency from
-//! receiving to durable.
+//! The daemon's work: capture, and what runs beside it, watched by an [`Observer`] until it ends or is asked to stop.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use hdrhistogram::Histogram;
-use pitr_archive::writer::{LogSettings, Spool, Troubles, Writer};
+use pitr_archive::writer::{LogSettings, Troubles, Writer};
 use pitr_mongodb::capture as mongodb;
 use pitr_postgres::capture as postgres;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use crate::config::{Compression, Config, SourceConfig};
-use crate::copies::Following;
 use crate::exit::{Exit, Refusal};
-use crate::margin::{self, Margin};
-use crate::probe;
+use crate::observer::{Beside, Observer};
 use crate::schedule::{self, ScheduleStatus};
 use crate::supervise::Supervision;
-use crate::watching::{View, Watching};
-use crate::{notify, open, spool};
+use crate::vital::Vital;
+use crate::watching::Watching;
+use crate::{margin, open, probe, spool};
 
-/// The state is logged so often.
-const REPORT_EVERY: Duration = Duration::from_secs(60);
 /// The loop turns at least so often, for the watchdog.
 const TURN_EVERY: Duration = Duration::from_secs(1);
 /// After being asked to stop, what was received may take so long to become durable. What is not by then was not acknowledged
 /// either, and the server sends it again.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
-/// Latencies are sampled at most so densely.
-const SAMPLE_EVERY: Duration = Duration::from_millis(5);
 
 /// A capture under way: it ends when it is asked to stop, or with what waiting cannot mend.
 type Capture = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
@@ -50,8 +43,9 @@ pub async fn run(
         None => None,
     };
     let troubles = writer.troubles().clone();
+    let vital = Vital::new(config.segment.linger, segment_bytes_max(&config));
     let stop = supervision.stop();
-    let (mut capture, watching) = start(&config, accept_break, Arc::clone(&writer), stop).await?;
+    let (capture, watching) = start(&config, accept_break, Arc::clone(&writer), stop).await?;
     let mut beside = JoinSet::new();
     let copies = followers.into_iter();
     let copies: Vec<_> = copies.map(|copy| copy.start(&mut beside)).collect();
@@ -76,20 +70,38 @@ pub async fn run(
         ));
     }
     let spool = writer.spool().cloned();
-    let mut observer = Observer::new(watching.clone(), schedule, copies, spool, margin);
+    let beside_it = Beside {
+        schedule,
+        copies,
+        spool,
+        margin,
+    };
+    let observer = Observer::new(watching.clone(), beside_it, vital);
+    until_ended(capture, watching, observer, &troubles, &supervision).await
+}
+
+/// Watches a capture until it ends.
+async fn until_ended(
+    mut capture: Capture,
+    mut changes: Watching,
+    mut observer: Observer,
+    troubles: &Troubles,
+    supervision: &Supervision,
+) -> anyhow::Result<()> {
     let mut turn = tokio::time::interval(TURN_EVERY);
+    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stopping: Option<Instant> = None;
-    let mut changes = watching;
     loop {
         tokio::select! {
             ended = &mut capture => {
-                observer.report(&troubles);
+                observer.report();
                 return ended;
             }
-            true = changes.changed() => observer.sample(),
+            true = changes.changed() => observer.heard(),
             _ = turn.tick() => {
-                supervision.heart.beat();
-                observer.turn(&troubles);
+                if observer.turn(troubles) {
+                    supervision.heart.beat();
+                }
                 if *supervision.stop().borrow() {
                     let since = *stopping.get_or_insert_with(Instant::now);
                     anyhow::ensure!(since.elapsed() < DRAIN_MAX, not_drained(&observer));
@@ -140,12 +152,21 @@ async fn start(
 }
 
 fn not_drained(observer: &Observer) -> Refusal {
-    let durable = observer.watching.view().durable_text;
+    let durable = observer.durable();
     let message = format!(
         "stopped although not all that was received is durable; the server keeps its log from {durable} on"
     );
     Refusal::new(Exit::Unavailable, message)
         .hint("nothing is lost: start pitrd again when the store answers")
+}
+
+/// How large a segment can be: a record of a change stream is never cut.
+fn segment_bytes_max(config: &Config) -> u64 {
+    let record = match &config.source {
+        SourceConfig::Mongodb(source) => source.transaction_bytes_max,
+        SourceConfig::Postgres(_) => 0,
+    };
+    config.segment.bytes_max.max(record)
 }
 
 /// How the log is cut, as the configuration says it.
@@ -157,128 +178,5 @@ pub fn log_settings(config: &Config) -> LogSettings {
         linger: config.segment.linger,
         compression_level,
         puts_in_flight: config.segment.puts_in_flight.into(),
-    }
-}
-
-/// Watches the capture's status.
-struct Observer {
-    watching: Watching,
-    schedule: watch::Receiver<ScheduleStatus>,
-    copies: Vec<Following>,
-    spool: Option<Arc<Spool>>,
-    margin: watch::Receiver<Option<Margin>>,
-    was_streaming: bool,
-    was_ready: bool,
-    /// When which position was received, oldest first.
-    received: VecDeque<(Instant, u64)>,
-    /// From received to durable, in µs.
-    latency: Histogram<u64>,
-    reported: Instant,
-    reported_durable: u64,
-}
-
-impl Observer {
-    fn new(
-        watching: Watching,
-        schedule: watch::Receiver<ScheduleStatus>,
-        copies: Vec<Following>,
-        spool: Option<Arc<Spool>>,
-        margin: watch::Receiver<Option<Margin>>,
-    ) -> Self {
-        Self {
-            watching,
-            schedule,
-            copies,
-            spool,
-            margin,
-            was_streaming: false,
-            was_ready: false,
-            received: VecDeque::new(),
-            latency: Histogram::new(3).expect("three significant digits are supported"),
-            reported: Instant::now(),
-            reported_durable: 0,
-        }
-    }
-
-    /// Notes when a position was received, and for those that became durable how long it took.
-    fn sample(&mut self) {
-        let now = Instant::now();
-        let (received, durable) = self.watching.positions();
-        let due = self
-            .received
-            .back()
-            .is_none_or(|&(at, last)| received > last && now - at >= SAMPLE_EVERY);
-        if due && received > durable {
-            self.received.push_back((now, received));
-        }
-        while let Some((at, _)) = self.received.pop_front_if(|(_, end)| *end <= durable) {
-            // An hour and more is all the same here.
-            self.latency
-                .saturating_record((now - at).as_micros() as u64);
-        }
-    }
-
-    fn turn(&mut self, troubles: &Troubles) {
-        let view = self.watching.view();
-        if view.streaming != self.was_streaming {
-            self.was_streaming = view.streaming;
-            self.received.clear();
-        }
-        if view.streaming && !self.was_ready {
-            self.was_ready = true;
-            notify::ready();
-        }
-        notify::status(&self.line(&view, troubles));
-        if self.reported.elapsed() >= REPORT_EVERY {
-            self.report(troubles);
-        }
-    }
-
-    /// One line about the last minute.
-    fn report(&mut self, troubles: &Troubles) {
-        let view = self.watching.view();
-        let (p50_ms, p99_ms) = (
-            self.latency.value_at_quantile(0.5) / 1000,
-            self.latency.value_at_quantile(0.99) / 1000,
-        );
-        let archived = self.watching.archived(self.reported_durable, view.durable);
-        if self.reported_durable != 0 {
-            tracing::info!(
-                durable = view.durable_text,
-                archived,
-                p50_ms,
-                p99_ms,
-                "{}",
-                self.line(&view, troubles)
-            );
-        }
-        self.latency.reset();
-        (self.reported, self.reported_durable) = (Instant::now(), view.durable);
-    }
-
-    fn line(&self, view: &View, troubles: &Troubles) -> String {
-        let mut line = view.line(troubles);
-        if let Some(margin) = &*self.margin.borrow() {
-            line.push_str(&format!("; {margin}"));
-        }
-        let spool = self
-            .spool
-            .as_ref()
-            .and_then(|spool| spool::remark(spool.fill()));
-        for remark in self
-            .copies
-            .iter()
-            .filter_map(Following::remark)
-            .chain(spool)
-        {
-            line.push_str("; ");
-            line.push_str(&remark);
-        }
-        let schedule = self.schedule.borrow();
-        match (&schedule.failed, schedule.running) {
-            (_, true) => format!("{line}; taking a base backup"),
-            (Some(reason), false) => format!("{line}; the last base backup FAILED: {reason}"),
-            (None, false) => line,
-        }
     }
 }

@@ -1,6 +1,5 @@
 //! What a capture says of itself, whichever engine's it is: one view for the log, systemd and the schedule.
 
-use pitr_archive::writer::Troubles;
 use pitr_mongodb::{ClusterTime, capture as mongodb};
 use pitr_postgres::{Lsn, capture as postgres};
 use tokio::sync::watch;
@@ -21,11 +20,15 @@ pub enum Watching {
 pub struct View {
     /// The log is being received.
     pub streaming: bool,
+    /// Why it is not, if a session was tried.
+    pub problem: Option<String>,
     /// Position up to which it was received.
     pub received: u64,
     /// Position up to which it is durable.
     pub durable: u64,
-    /// The same as the engine writes it.
+    /// Something was handed to the writer that is not durable.
+    pub pending: bool,
+    /// The durable position as the engine writes it.
     pub durable_text: String,
     /// How much of the source's log the store does not have, for people.
     pub lag: String,
@@ -42,8 +45,10 @@ impl Watching {
                 let status = status.borrow();
                 View {
                     streaming: status.streaming,
+                    problem: status.problem.clone(),
                     received: status.received.0,
                     durable: status.durable.0,
+                    pending: status.received > status.durable,
                     durable_text: status.durable.to_string(),
                     lag: show_bytes(status.lag_bytes()),
                     gaps: status.gaps,
@@ -54,8 +59,10 @@ impl Watching {
                 let lag = std::time::Duration::try_from_secs_f64(status.lag_seconds());
                 View {
                     streaming: status.streaming,
+                    problem: status.problem.clone(),
                     received: status.received.next().0,
                     durable: status.durable.0,
+                    pending: status.pending,
                     durable_text: status.durable.to_string(),
                     lag: show_duration(lag.unwrap_or_default()),
                     gaps: status.gaps,
@@ -118,23 +125,10 @@ impl Watching {
 }
 
 impl View {
-    /// The state in one line, worst first.
+    /// How the log flows, in one line.
     #[must_use]
-    pub fn line(&self, troubles: &Troubles) -> String {
+    pub fn line(&self) -> String {
         let lag = &self.lag;
-        if let Some(trouble) = troubles.oldest() {
-            let seconds = trouble.since.elapsed().as_secs();
-            return format!(
-                "the store has not taken an object for {seconds} s ({}); {lag} behind",
-                trouble.reason
-            );
-        }
-        if !self.streaming {
-            return format!(
-                "not connected to the server; archived up to {}",
-                self.durable_text
-            );
-        }
         if self.gaps > 0 {
             return format!("streaming, {lag} behind; a GAP was recorded: take a new base backup");
         }

@@ -1,7 +1,7 @@
 //! A running `pitrd`, with its configuration, its keys and its archive.
 
 use crate::process::{Finished, Process, Signal};
-use crate::{ArchiveFiles, Mongo, Postgres, Program, Site, Tool, wait_until};
+use crate::{ArchiveFiles, Mongo, Postgres, Program, ServiceManager, Site, Tool, wait_until};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,10 +37,23 @@ pub struct Settings {
 impl Settings {
     /// For a server: the archive in `<name>-archive`, segments of 16 MiB or 100 ms.
     pub fn new(server: &Postgres, name: &str) -> Settings {
+        let connection = format!("{} application_name={name}", server.connection());
+        Settings::of(server.site(), name, connection)
+    }
+
+    /// For a replica set, in the same way.
+    pub fn mongodb(set: &Mongo, name: &str) -> Settings {
+        Settings {
+            is_mongodb: true,
+            ..Settings::of(set.site(), name, set.uri())
+        }
+    }
+
+    fn of(site: &Site, name: &str, connection: String) -> Settings {
         Settings {
             name: name.to_owned(),
-            connection: format!("{} application_name={name}", server.connection()),
-            archive: server.site().path(&format!("{name}-archive")),
+            connection,
+            archive: site.path(&format!("{name}-archive")),
             url: None,
             archive_lines: String::new(),
             linger: "100ms".to_owned(),
@@ -48,22 +61,6 @@ impl Settings {
             more: String::new(),
             source: String::new(),
             is_mongodb: false,
-        }
-    }
-
-    /// For a replica set, in the same way.
-    pub fn mongodb(set: &Mongo, name: &str) -> Settings {
-        Settings {
-            name: name.to_owned(),
-            connection: set.uri(),
-            archive: set.site().path(&format!("{name}-archive")),
-            url: None,
-            archive_lines: String::new(),
-            linger: "100ms".to_owned(),
-            bytes_max: "16 MiB".to_owned(),
-            more: String::new(),
-            source: String::new(),
-            is_mongodb: true,
         }
     }
 
@@ -83,6 +80,7 @@ pub struct Daemon {
     settings: Settings,
     configuration: PathBuf,
     identity: PathBuf,
+    environment: Vec<(String, String)>,
     process: Option<Process>,
 }
 
@@ -117,6 +115,7 @@ impl Daemon {
             settings,
             configuration,
             identity,
+            environment: Vec::new(),
             process: None,
         };
         daemon.write_configuration(&recipient);
@@ -146,6 +145,7 @@ impl Daemon {
             settings,
             configuration: path,
             identity: home.join("identity"),
+            environment: Vec::new(),
             process: None,
         }
     }
@@ -178,11 +178,17 @@ impl Daemon {
         self.site.write(&self.configuration, &text, 0o600);
     }
 
+    /// From the next start on the daemon tells this service manager how it is.
+    pub fn tells(&mut self, manager: &ServiceManager) {
+        self.environment = manager.environment();
+    }
+
     /// Starts the process without waiting.
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "the daemon runs already");
         let mut command = self.site.command(&self.site.program(Program::Pitrd));
         command.arg("--config").arg(&self.configuration);
+        command.envs(self.environment.iter().cloned());
         self.process = Some(Process::spawn(command, &self.log_path()));
     }
 
@@ -269,10 +275,7 @@ impl Daemon {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        self.process
-            .as_ref()
-            .expect("the daemon runs")
-            .signal(signal);
+        self.process().signal(signal);
     }
 
     /// SIGKILL, and waits for the end.

@@ -16,11 +16,13 @@ mod object_server;
 mod port;
 mod postgres;
 mod process;
+mod service_manager;
 mod session;
 mod site;
 mod small_disk;
 mod standby;
 mod story;
+mod strict;
 mod tool;
 
 pub use archive_files::ArchiveFiles;
@@ -35,10 +37,12 @@ pub use object_server::{ACCESS_KEY, Answer, BUCKET, Dialect, ObjectServer, SECRE
 pub use port::Port;
 pub use postgres::{Postgres, Stop, V15, V17, V18, Version};
 pub use process::{Finished, Process, Signal};
+pub use service_manager::ServiceManager;
 pub use session::Session;
 pub use site::{Program, Site};
 pub use small_disk::SmallDisk;
 pub use story::Story;
+pub use strict::{Authority, PASSWORD, StrictServer, Validity};
 pub use tool::Tool;
 
 use std::time::{Duration, Instant};

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use bson::doc;
-use pitr_integration::{Daemon, Finished, Mongo, Settings, Site};
+use pitr_integration::{Daemon, Finished, Mongo, ServiceManager, Settings, Site};
 
 const CANARY: &str = "canary-in-no-log";
 
@@ -133,6 +133,41 @@ fn the_role_backup_is_enough_to_archive_and_three_roles_to_restore() {
     let there = Mongo::connects(&target.uri_of(&format!("loader:{CANARY}@")));
     there.expect("the target's own user is still there");
     assert!(!daemon.log().contains(CANARY));
+}
+
+#[test]
+fn a_password_that_changes_while_the_daemon_runs_is_waited_for_and_read_again() {
+    const RENEWED: &str = "renewed-in-no-log";
+    let site = Site::new("mexpiry");
+    let mut set = Mongo::guarded(&site, "rs0", "root-of-the-source");
+    user(&set, "archiver", &["backup"]);
+    let manager = ServiceManager::listen(&site);
+    let mut daemon = Daemon::prepare(&site, settings(&set, "archiver", CANARY));
+    daemon.tells(&manager);
+    daemon.start();
+    daemon.wait_following(1);
+    set.run("admin", doc! { "updateUser": "archiver", "pwd": RENEWED });
+    // Whoever is in stays in until the server restarts.
+    set.stop(0);
+    set.start(0);
+    set.wait_primary();
+    let words = [
+        "NOT ARCHIVING for ",
+        "refuses the login",
+        "present password",
+    ];
+    manager.wait("STATUS", |line| {
+        words.iter().all(|word| line.contains(word))
+    });
+    set.run(
+        "shop",
+        doc! { "insert": "orders", "documents": [{ "_id": 1 }] },
+    );
+    settings(&set, "archiver", RENEWED);
+    manager.wait("STATUS", |line| line.starts_with("streaming, "));
+    daemon.wait_covered(&set);
+    assert_eq!(manager.count("READY=1"), 1);
+    assert!(!daemon.log().contains(CANARY) && !daemon.log().contains(RENEWED));
 }
 
 fn change_streams_with(name: &str, roles: &[&str], has_users: bool) {

@@ -6,6 +6,7 @@
 mod data_key;
 mod error;
 mod identity;
+mod password;
 mod recipient;
 mod secret_file;
 mod signed;
@@ -15,8 +16,8 @@ mod wrap;
 pub use data_key::{DataKey, WrappedDataKey};
 pub use error::KeyError;
 pub use identity::{Identity, KeyFile, Opener};
+pub use password::{PasswordFileError, read_password_file};
 pub use recipient::{Recipient, Wrapper};
-pub use secret_file::is_private;
 pub use signed::SignedDocument;
 pub(crate) use signing::WrappedWriterKey;
 pub use signing::WriterKey;

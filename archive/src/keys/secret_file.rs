@@ -39,8 +39,7 @@ pub(super) fn create(path: &Path, text: &str) -> Result<(), KeyError> {
 
 /// Whether only its owner can read a file of this mode. A systemd credential is private as well although its group bits are
 /// set: they are the mask of an access list that names the service's account, in a directory that only it can enter.
-#[must_use]
-pub fn is_private(path: &Path, mode: u32) -> bool {
+pub(super) fn is_private(path: &Path, mode: u32) -> bool {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|name| !name.is_empty());
     is_private_in(credentials.as_deref().map(Path::new), path, mode)
 }

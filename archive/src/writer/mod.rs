@@ -2,8 +2,9 @@
 //!
 //! [`LogWriter`] is the whole way: `segmenter` cuts and hands frames to `compressor`, `pump` seals in order, keeps several
 //! puts in flight and publishes the contiguous durable end. [`resume`] reads the position back from the store; the [`Spool`] holds
-//! on disk what the store does not take.
+//! on disk what the store does not take. Who waits for any of it without an end does so [`audibly`].
 
+mod audible;
 mod backup;
 mod compressor;
 mod log;
@@ -23,12 +24,13 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+pub use audible::audibly;
 pub use backup::{BackupSettings, BackupWriter, PART_BYTES, Parts};
 pub use compressor::Compressor;
 pub use log::{Annotate, Annotation, LogSettings, LogWriter, Progress};
 pub use pace::Pace;
 pub use piece::RecordEnd;
-pub use put::{Trouble, Troubles};
+pub use put::{Trouble, Troubles, call_deadline};
 pub use resume::{Resume, resume};
 pub use spool::{Spool, SpoolFill, SpoolMedium};
 

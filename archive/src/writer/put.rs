@@ -241,7 +241,7 @@ impl Writer {
         carrying: &mut Carrying<'_>,
     ) -> Option<Result<(), ArchiveError>> {
         let put = self.archive.store().put_if_absent(key, body.clone());
-        let put = within(deadline(body.len()), key, put).await;
+        let put = within(call_deadline(body.len() as u64), key, put).await;
         let error = match put {
             Ok(()) => return Some(Ok(())),
             Err(StoreError::AlreadyExists { .. }) => match self.is_ours(key, &body).await {
@@ -261,7 +261,7 @@ impl Writer {
     /// The object exists: either an earlier try of ours succeeded and its answer was lost, or we are fenced.
     async fn is_ours(&self, key: &str, body: &Bytes) -> Result<(), ArchiveError> {
         let get = self.archive.store().get(key, Piece::Whole);
-        let fetched = within(deadline(body.len()), key, get).await;
+        let fetched = within(call_deadline(body.len() as u64), key, get).await;
         let theirs = found(fetched)?.ok_or_else(|| StoreError::Unavailable {
             key: key.into(),
             reason: "it says that the object exists and then that it does not".into(),
@@ -280,9 +280,10 @@ impl Writer {
     }
 }
 
-/// How long a call may take that moves so many bytes.
-fn deadline(bytes: usize) -> Duration {
-    CALL_DEADLINE + Duration::from_secs(bytes as u64 / SLOWEST_BYTES_PER_SECOND)
+/// How long a call may take that moves so many bytes: when it takes longer it has failed, and its object is in trouble.
+#[must_use]
+pub fn call_deadline(bytes: u64) -> Duration {
+    CALL_DEADLINE + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND)
 }
 
 /// A call that takes longer than the deadline has failed; what it did is not known.

@@ -42,8 +42,8 @@ pub(super) fn local(config: &Config) -> Vec<Finding> {
         }
     });
     if let Some(path) = config.source.password_file() {
-        findings.push(match open::password(path) {
-            Ok(_) => Finding::ok(
+        findings.push(match open::require_password(path) {
+            Ok(()) => Finding::ok(
                 "password file",
                 format!("{} is readable by its owner only", path.display()),
             ),

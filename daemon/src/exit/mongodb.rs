@@ -12,6 +12,7 @@ pub(super) fn engine(error: &EngineError) -> Verdict {
         EngineError::Archive(error) => archive(error),
         EngineError::Source(error) => source(error),
         EngineError::Uri(_) => (Exit::Usage, None),
+        EngineError::PasswordFile(_) => (Exit::Keys, None),
         EngineError::Refused { what, .. } if what.contains("change stream") => hinted(
             Exit::Unavailable,
             "docs/operations.md lists what the account needs: for capture = \"change-stream\" the built-in role readAnyDatabase",

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mongodb::Client;
 use mongodb::options::{ClientOptions, Credential, ServerAddress, Tls};
+use pitr_archive::keys::read_password_file;
 
 use crate::EngineError;
 
@@ -18,6 +20,8 @@ const APPLICATION: &str = "pitrd";
 #[derive(Clone)]
 pub struct Connection {
     options: ClientOptions,
+    /// Read for every client, so that the password can be changed while a daemon runs.
+    password_file: Option<PathBuf>,
 }
 
 impl fmt::Debug for Connection {
@@ -29,11 +33,11 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// From a URI as MongoDB's drivers have them; `password` replaces the URI's. A name below `mongodb+srv://` is resolved here.
+    /// From a URI as MongoDB's drivers have them; the password in `password_file` replaces the URI's. A name below `mongodb+srv://` is resolved here.
     ///
     /// # Errors
     /// [`EngineError::Uri`], which does not quote the URI: it may hold a password.
-    pub async fn parse(uri: &str, password: Option<String>) -> Result<Self, EngineError> {
+    pub async fn parse(uri: &str, password_file: Option<&Path>) -> Result<Self, EngineError> {
         let mut options = ClientOptions::parse(uri).await.map_err(|error| {
             // What the driver quotes of a URI without user cannot be a password.
             let said = if uri.contains('@') {
@@ -46,15 +50,15 @@ impl Connection {
         options.app_name.get_or_insert_with(|| APPLICATION.into());
         options.server_selection_timeout.get_or_insert(PATIENCE);
         options.connect_timeout.get_or_insert(PATIENCE);
-        if let Some(password) = password {
-            let Some(credential) = &mut options.credential else {
-                return Err(EngineError::Uri(
-                    "password_file is given and the uri names no user".into(),
-                ));
-            };
-            credential.password = Some(password);
+        if password_file.is_some() && options.credential.is_none() {
+            return Err(EngineError::Uri(
+                "password_file is given and the uri names no user".into(),
+            ));
         }
-        Ok(Self { options })
+        Ok(Self {
+            options,
+            password_file: password_file.map(Into::into),
+        })
     }
 
     /// The user, if there is one.
@@ -79,9 +83,26 @@ impl Connection {
     }
 
     /// A client with connections of its own.
+    ///
+    /// # Errors
+    /// [`EngineError::PasswordFile`], or what the driver does not like.
     pub fn client(&self) -> Result<Client, EngineError> {
-        Ok(Client::with_options(self.options.clone())?)
+        let mut options = self.options.clone();
+        if let (Some(path), Some(credential)) = (&self.password_file, &mut options.credential) {
+            credential.password = Some(password(path)?);
+        }
+        Ok(Client::with_options(options)?)
     }
+}
+
+fn password(path: &Path) -> Result<String, EngineError> {
+    let line =
+        read_password_file(path).map_err(|error| EngineError::PasswordFile(error.to_string()))?;
+    let text = String::from_utf8(line.to_vec());
+    text.map_err(|_| {
+        let message = format!("password file {} does not hold text", path.display());
+        EngineError::PasswordFile(message)
+    })
 }
 
 fn is_this_host(address: &ServerAddress) -> bool {
@@ -97,6 +118,8 @@ fn is_this_host(address: &ServerAddress) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[tokio::test]
@@ -116,11 +139,23 @@ mod tests {
 
     #[tokio::test]
     async fn the_password_file_s_password_belongs_to_the_uri_s_user() {
-        let parse = |uri: &'static str| Connection::parse(uri, Some("canary".into()));
-        let connection = parse("mongodb://backup@host/").await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("password");
+        let connection = Connection::parse("mongodb://backup@host/", Some(&path))
+            .await
+            .unwrap();
         assert_eq!(connection.user(), Some("backup"));
+        let missing = connection.client().unwrap_err();
+        assert!(matches!(missing, EngineError::PasswordFile(_)), "{missing}");
+        std::fs::write(&path, "canary\n").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        assert!(connection.client().is_ok(), "it is read when it is needed");
         assert!(!format!("{connection:?}").contains("canary"));
-        assert!(parse("mongodb://host/").await.is_err());
+        assert!(
+            Connection::parse("mongodb://host/", Some(&path))
+                .await
+                .is_err()
+        );
     }
 
     #[tokio::test]

@@ -14,6 +14,9 @@ pub enum EngineError {
     /// The connection string cannot be used.
     #[error("uri in [source.mongodb]: {0}")]
     Uri(String),
+    /// The password file cannot be used.
+    #[error("{0}")]
+    PasswordFile(String),
     /// The server does not let us do what we need.
     #[error("the server refuses {what}: {message}")]
     Refused {
@@ -85,14 +88,10 @@ pub enum EngineError {
 impl From<mongodb::error::Error> for EngineError {
     fn from(error: mongodb::error::Error) -> Self {
         match &*error.kind {
-            ErrorKind::Authentication { message, .. } => Self::Refused {
-                what: "the login",
-                message: message.clone(),
-            },
-            ErrorKind::Command(command) if command.code == AUTHENTICATION_FAILED => Self::Refused {
-                what: "the login",
-                message: command.message.clone(),
-            },
+            ErrorKind::Authentication { message, .. } => Self::login(message),
+            ErrorKind::Command(command) if command.code == AUTHENTICATION_FAILED => {
+                Self::login(&command.message)
+            }
             ErrorKind::Command(command) if UNAUTHORIZED.contains(&command.code) => Self::Refused {
                 what: "a command",
                 message: command.message.clone(),
@@ -113,6 +112,15 @@ fn certificate(message: &str) -> Option<String> {
 }
 
 impl EngineError {
+    fn login(message: &str) -> Self {
+        let remedy =
+            "give the account's present password; password_file is read again for every session";
+        Self::Refused {
+            what: "the login",
+            message: format!("{message}; {remedy}"),
+        }
+    }
+
     /// True if waiting cannot help. A server that let us in once is waited for whatever it says: passwords expire and are renewed.
     #[must_use]
     pub fn is_permanent(&self, streamed_once: bool) -> bool {
@@ -122,9 +130,11 @@ impl EngineError {
             Self::Archive(error) => error.is_permanent(),
             Self::Source(SourceError::NotInitiated) => false,
             Self::Source(_) => true,
-            Self::Uri(_) | Self::Refused { .. } | Self::Certificate(_) | Self::Unsupported(_) => {
-                !streamed_once
-            }
+            Self::Uri(_)
+            | Self::PasswordFile(_)
+            | Self::Refused { .. }
+            | Self::Certificate(_)
+            | Self::Unsupported(_) => !streamed_once,
             Self::Server(_)
             | Self::Answer(_)
             | Self::Behind { .. }

@@ -9,7 +9,7 @@ use crate::lsn::ParseError;
 /// Every server has it.
 const DATABASE: &str = "postgres";
 const QUERY: &str = "select wal_status, safe_wal_size, \
-    case when pg_is_in_recovery() then pg_last_wal_receive_lsn() else pg_current_wal_flush_lsn() end \
+    case when pg_is_in_recovery() then pg_last_wal_receive_lsn() else pg_current_wal_flush_lsn() end, active \
     from pg_replication_slots where slot_name = ";
 
 /// What a slot can still take.
@@ -17,6 +17,8 @@ const QUERY: &str = "select wal_status, safe_wal_size, \
 pub struct SlotMargin {
     /// The server has given it up.
     pub is_lost: bool,
+    /// Somebody streams from it.
+    pub is_read: bool,
     /// Bytes of WAL that may be written before it is in danger of being lost; `None` where nothing but the disk limits it.
     pub safe_bytes: Option<u64>,
     /// The server's end of WAL.
@@ -54,6 +56,7 @@ pub async fn slot_margin(info: &ConnInfo, name: &str) -> Result<Option<SlotMargi
     let safe: Option<i64> = row.get(1).and_then(|text| text.parse().ok());
     Ok(Some(SlotMargin {
         is_lost: row.get(0) == Some("lost"),
+        is_read: row.get(3) == Some("t"),
         safe_bytes: safe.map(|bytes| bytes.max(0).cast_unsigned()),
         end: row.get(2).unwrap_or("0/0").parse()?,
     }))

@@ -20,6 +20,8 @@ pub struct SourceReport {
     pub holder: &'static str,
     /// It does not hold it any more.
     pub lost: bool,
+    /// Whether anybody reads from it now; `null` of an oplog, which does not know.
+    pub connected: Option<bool>,
     /// Bytes that may be written until then; `null` where only the disk limits it, and for an oplog.
     pub bytes_left: Option<u64>,
     /// How long that is at the present rate; `null` where it cannot be told.
@@ -36,6 +38,7 @@ impl From<Margin> for SourceReport {
                 Holder::Oplog => "oplog",
             },
             lost: margin.is_lost,
+            connected: margin.is_read,
             bytes_left: margin.bytes,
             seconds_left: margin.seconds,
             text: margin.to_string(),
@@ -45,7 +48,11 @@ impl From<Margin> for SourceReport {
 
 impl fmt::Display for SourceReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.text)?;
+        if self.connected == Some(false) {
+            f.write_str("; NOBODY reads from it: pitrd is not connected, its log and systemctl status say why")?;
+        }
+        Ok(())
     }
 }
 

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bson::raw::RawDocument;
-use pitr_archive::writer::{Compressor, LogSettings, Writer};
+use pitr_archive::writer::{Compressor, LogSettings, LogWriter, Writer, audibly};
 use tokio::sync::watch;
 
 pub(crate) use events::{Asking, ChangeStream};
@@ -52,11 +52,13 @@ pub struct CaptureSettings {
     pub log: LogSettings,
 }
 
-/// Where the capture is; published as it changes.
+/// Where the capture is; published as it changes, and at least every few seconds: a capture that falls silent for minutes is stuck.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct CaptureStatus {
     /// Entries are being received; false while there is no connection.
     pub streaming: bool,
+    /// Why the last session ended, or none came to be; `None` once entries are received again.
+    pub problem: Option<String>,
     /// Received from the source up to here, inclusive.
     pub received: ClusterTime,
     /// Durable in the store up to here, exclusive.
@@ -166,9 +168,9 @@ pub async fn run(
             return Ok(());
         };
         let streamed = capture.status.borrow().streaming;
-        capture
-            .status
-            .send_modify(|status| status.streaming = false);
+        capture.status.send_modify(|status| {
+            (status.streaming, status.problem) = (false, Some(error.to_string()));
+        });
         streamed_once |= streamed;
         let asked = capture.asking;
         (capture.asking, capture.impassable) = less(asked, &error);
@@ -220,14 +222,14 @@ impl Capture {
         ended
     }
 
-    /// `None` if we are asked to stop before `work` is done.
+    /// `None` if we are asked to stop before `work`, at the source or the store, is done.
     async fn until_stop<T>(
         &self,
         work: impl Future<Output = Result<T, EngineError>>,
     ) -> Result<Option<T>, EngineError> {
         let mut shutdown = self.shutdown.clone();
         tokio::select! {
-            done = work => done.map(Some),
+            done = audibly(&self.status, work) => done.map(Some),
             _ = shutdown.wait_for(|&stop| stop) => Ok(None),
         }
     }
@@ -240,7 +242,13 @@ impl Capture {
         let wait = longest.mul_f64(0.5 + f64::from(nanos % 1000) / 2000.0);
         let asked = self.shutdown.wait_for(|&stop| stop);
         // Both ways of waking up lead to the same next step.
-        let _ = tokio::time::timeout(wait, asked).await;
+        let _ = audibly(&self.status, tokio::time::timeout(wait, asked)).await;
+    }
+
+    /// Waits until all that was written is durable, however long the store is away.
+    async fn finish(&self, log: LogWriter) -> Result<(), EngineError> {
+        audibly(&self.status, log.finish()).await?;
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mongodb::Client;
 use mongodb::raw_batch_cursor::RawBatch;
-use pitr_archive::writer::{LogWriter, Progress};
+use pitr_archive::writer::{LogWriter, Progress, audibly};
 use tokio::time::Instant;
 
 use super::ahead::Ahead;
@@ -117,17 +117,14 @@ impl Capture {
         let outcome = session.pump(batches, majority, expected).await;
         let handed = session.handed;
         match outcome {
-            Ok(Step::Stop) => {
-                log.finish().await?;
-                Ok(())
-            }
-            Ok(Step::WriterStopped) => match log.finish().await {
-                Err(error) => Err(error.into()),
+            Ok(Step::Stop) => self.finish(log).await,
+            Ok(Step::WriterStopped) => match self.finish(log).await {
+                Err(error) => Err(error),
                 Ok(_) => unreachable!("a writer stops before its end only with an error"),
             },
             // What was received is not thrown away: it need not be sent again.
             Err(error) => {
-                log.finish().await?;
+                self.finish(log).await?;
                 self.last = handed;
                 Err(error)
             }
@@ -182,8 +179,9 @@ impl Session<'_> {
         mut expected: Option<Last>,
     ) -> Result<Step, EngineError> {
         let mut progress = self.log.progress();
-        let mut shutdown = self.capture.shutdown.clone();
-        let failed: fn(mongodb::error::Error) -> EngineError = match self.capture.settings.kind {
+        let capture = self.capture;
+        let mut shutdown = capture.shutdown.clone();
+        let failed: fn(mongodb::error::Error) -> EngineError = match capture.settings.kind {
             LogKind::Oplog => EngineError::from,
             LogKind::Events => events::failed,
         };
@@ -202,7 +200,8 @@ impl Session<'_> {
                     self.reached(reading);
                     continue;
                 }
-                batch = batches.next() => batch.map_err(failed)?,
+                // A source that does not answer is away, and no reason to be ended.
+                batch = audibly(&capture.status, batches.next()) => batch.map_err(failed)?,
             };
             let Some(batch) = batch else {
                 return Err(EngineError::Jumped("the server ended the cursor".into()));
@@ -210,7 +209,7 @@ impl Session<'_> {
             let stopped = tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|&stop| stop) => return Ok(Step::Stop),
-                handed = self.take(&batch, &mut expected) => !handed?,
+                handed = audibly(&capture.status, self.take(&batch, &mut expected)) => !handed?,
             };
             if stopped {
                 return Ok(Step::WriterStopped);
@@ -276,7 +275,7 @@ impl Session<'_> {
         }
         let pending = !self.pending.is_empty();
         self.capture.status.send_modify(|status| {
-            status.streaming = true;
+            (status.streaming, status.problem) = (true, None);
             (status.received, status.pending) = (received, pending);
         });
         true

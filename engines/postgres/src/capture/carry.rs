@@ -7,7 +7,7 @@ use super::prove::End;
 use super::stream::StreamEnd;
 use super::tail::Tail;
 use super::{Capture, CaptureError};
-use crate::replication::{Mode, ReplicationClient, ReplicationError, Start, SystemIdentity};
+use crate::replication::{ReplicationClient, ReplicationError, Start, SystemIdentity};
 use crate::{Lsn, TimelineId};
 
 /// A log that is being written.
@@ -64,7 +64,7 @@ impl Capture {
         let (timeline, end) = (written.timeline, written.end());
         if identity.timeline != timeline {
             // What came before the switch is asked for on the old timeline, from where the archive ends.
-            written.finish().await?;
+            self.finish(written).await?;
             let (client, place) = self.place(client, identity).await?;
             return self.stream(client, place).await;
         }
@@ -105,7 +105,7 @@ impl Capture {
                 next,
                 switch,
             }) => {
-                written.finish().await?;
+                self.finish(written).await?;
                 Ok(StreamEnd::Switched {
                     client: Box::new(client),
                     next: (next, switch),
@@ -116,7 +116,7 @@ impl Capture {
                 Ok(StreamEnd::SlotLost(Box::new(written)))
             }
             Err(error) if error.is_gap() => {
-                written.finish().await?;
+                self.finish(written).await?;
                 Ok(StreamEnd::Gap)
             }
             Err(error) => {
@@ -144,8 +144,7 @@ impl Capture {
     }
 
     async fn new_slot(&mut self) -> Result<(ReplicationClient, SystemIdentity), CaptureError> {
-        let connection = &self.settings.connection;
-        let mut client = ReplicationClient::connect(connection, Mode::Physical).await?;
+        let mut client = self.connect().await?;
         let identity = client.identify_system().await?;
         self.source.check(&identity)?;
         let slot = &self.settings.slot;

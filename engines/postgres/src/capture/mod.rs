@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pitr_archive::writer::{Compressor, LogSettings, Writer};
+use pitr_archive::writer::{Compressor, LogSettings, Writer, audibly};
 use tokio::sync::watch;
 
 pub use error::CaptureError;
@@ -55,11 +55,13 @@ pub struct CaptureSettings {
     pub log: LogSettings,
 }
 
-/// Where the capture is; published as it changes.
+/// Where the capture is; published as it changes, and at least every few seconds: a capture that falls silent for minutes is stuck.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaptureStatus {
     /// WAL is being received; false while there is no connection.
     pub streaming: bool,
+    /// Why the last session ended, or none came to be; `None` once WAL is received again.
+    pub problem: Option<String>,
     /// The timeline that is being read.
     pub timeline: Option<TimelineId>,
     /// Received from the server up to here.
@@ -82,6 +84,7 @@ impl CaptureStatus {
     pub fn new() -> Self {
         Self {
             streaming: false,
+            problem: None,
             timeline: None,
             received: Lsn(0),
             durable: Lsn(0),
@@ -153,7 +156,7 @@ pub async fn run(
     loop {
         if *capture.shutdown.borrow() {
             if let Some(written) = capture.carried.take() {
-                written.finish().await?;
+                capture.finish(written).await?;
             }
             return Ok(());
         }
@@ -162,9 +165,9 @@ pub async fn run(
             Err(error) => error,
         };
         let streamed = capture.status.borrow().streaming;
-        capture
-            .status
-            .send_modify(|status| status.streaming = false);
+        capture.status.send_modify(|status| {
+            (status.streaming, status.problem) = (false, Some(error.to_string()));
+        });
         streamed_once |= streamed;
         if matches!(error, CaptureError::LocalWal(_)) {
             capture.settings.wal_directory = None;
@@ -184,8 +187,7 @@ pub async fn run(
 impl Capture {
     /// One connection, for as long as it lasts; ends well only when we are asked to stop and all is durable.
     async fn session(&mut self) -> Result<(), CaptureError> {
-        let mut client =
-            ReplicationClient::connect(&self.settings.connection, Mode::Physical).await?;
+        let mut client = self.connect().await?;
         let identity = client.identify_system().await?;
         self.source.check(&identity)?;
         let major = client.server_major()?;
@@ -225,8 +227,7 @@ impl Capture {
                 StreamEnd::Gap if gaps > 0 => return Err(CaptureError::GapAgain),
                 StreamEnd::Gap => {
                     gaps += 1;
-                    let connection = &self.settings.connection;
-                    let client = ReplicationClient::connect(connection, Mode::Physical).await?;
+                    let client = self.connect().await?;
                     let (client, place) = self.place_after_gap(client).await?;
                     self.stream(client, place).await?
                 }
@@ -242,6 +243,17 @@ impl Capture {
         let wait = longest.mul_f64(0.5 + f64::from(nanos % 1000) / 2000.0);
         let asked = self.shutdown.wait_for(|&stop| stop);
         // Both ways of waking up lead to the same next step.
-        let _ = tokio::time::timeout(wait, asked).await;
+        let _ = audibly(&self.status, tokio::time::timeout(wait, asked)).await;
+    }
+
+    /// A connection; with `connect_timeout=0` it is waited for without an end.
+    async fn connect(&self) -> Result<ReplicationClient, CaptureError> {
+        let connecting = ReplicationClient::connect(&self.settings.connection, Mode::Physical);
+        Ok(audibly(&self.status, connecting).await?)
+    }
+
+    /// Waits until all that was written is durable, however long the store is away.
+    async fn finish(&self, written: Written) -> Result<Lsn, CaptureError> {
+        audibly(&self.status, written.finish()).await
     }
 }

@@ -2,7 +2,7 @@
 
 use pitr_archive::object::{FRAME_BYTES_MAX, Frame, Id, Kind, PREAMBLE_BYTES, StreamName};
 use pitr_archive::store::{Piece, StoreError};
-use pitr_archive::writer::{Resume, resume};
+use pitr_archive::writer::{Resume, audibly, resume};
 use pitr_archive::{ArchiveError, layout};
 
 use super::prove::End;
@@ -158,19 +158,17 @@ impl Capture {
     }
 
     async fn resume(&self, timeline: TimelineId) -> Result<Resume, CaptureError> {
-        Ok(resume(
-            &self.writer,
-            &timeline.stream_name(),
-            self.settings.accept_break,
-        )
-        .await?)
+        let (stream, accept) = (timeline.stream_name(), self.settings.accept_break);
+        let found = resume(&self.writer, &stream, accept);
+        Ok(audibly(&self.status, found).await?)
     }
 
-    /// The switch lies before the end of what is archived: either half a record that nobody can replay, or a standby that lagged.
+    /// The switch lies before the end of what is archived: either half a record that nobody can replay, or a standby that lagged. How many
+    /// bytes it is tells the two apart as a rule.
     fn tell_fork(&self, timeline: TimelineId, durable: Lsn, switch: Lsn) {
         if durable > switch {
             tracing::error!(
-                %timeline, %durable, %switch,
+                %timeline, %durable, %switch, bytes = durable.bytes_since(switch),
                 "the new timeline branched off before the archive's end: what the old one holds past the switch is not \
                  part of the new one (it can still be restored with --timeline)"
             );
@@ -218,11 +216,8 @@ impl Capture {
         let key = layout::history(&stream);
         let hash = *blake3::hash(bytes).as_bytes();
         let archive = self.writer.archive();
-        match archive
-            .store()
-            .get(&key, Piece::Range(0..PREAMBLE_BYTES as u64))
-            .await
-        {
+        let piece = Piece::Range(0..PREAMBLE_BYTES as u64);
+        match audibly(&self.status, archive.store().get(&key, piece)).await {
             Ok(fetched) => {
                 let expected = archive.expected(Kind::History, Some(&stream), Id::default(), 0);
                 let preamble = expected
@@ -250,8 +245,9 @@ impl Capture {
             .chunks(FRAME_BYTES_MAX)
             .map(|piece| Frame::compress(piece, level))
             .collect();
-        let sealed = self.writer.seal(header, frames, Vec::new()).await?;
-        self.writer.put(&key, sealed.bytes).await?;
+        let sealing = self.writer.seal(header, frames, Vec::new());
+        let sealed = audibly(&self.status, sealing).await?;
+        audibly(&self.status, self.writer.put(&key, sealed.bytes)).await?;
         tracing::info!(%timeline, "timeline history archived");
         Ok(history)
     }

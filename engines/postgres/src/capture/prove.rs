@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use pitr_archive::object::{Proofs, StreamName};
-use pitr_archive::writer::Resume;
+use pitr_archive::writer::{Resume, audibly};
 
 use super::tail::{Tail, segment_before};
 use super::{Capture, CaptureError};
@@ -120,7 +120,8 @@ impl Capture {
         let stream = timeline.stream_name();
         for start in end.starts(self.source.wal_segment_bytes) {
             let mut tail = self.tail(&stream, start);
-            let (same, whole) = read(client, timeline, &mut tail, archived).await?;
+            let reading = read(client, timeline, &mut tail, archived);
+            let (same, whole) = audibly(&self.status, reading).await?;
             client = same;
             if !whole {
                 break;

@@ -79,13 +79,13 @@ impl Capture {
         let outcome = self.pump(&mut stream, &mut files, &mut written).await;
         match outcome {
             Ok(Step::Stop) => {
-                let durable = written.finish().await?;
+                let durable = self.finish(written).await?;
                 self.tell(&mut stream, durable, false).await?;
                 stream.finish().await?;
                 Ok(StreamEnd::Shutdown)
             }
             Ok(Step::Ended) => {
-                let durable = written.finish().await?;
+                let durable = self.finish(written).await?;
                 self.tell(&mut stream, durable, false).await?;
                 let (client, next) = stream.finish().await?;
                 let next = next.ok_or(ReplicationError::ShuttingDown)?;
@@ -95,7 +95,7 @@ impl Capture {
                     next,
                 })
             }
-            Ok(Step::WriterStopped) => match written.finish().await {
+            Ok(Step::WriterStopped) => match self.finish(written).await {
                 Err(error) => Err(error),
                 Ok(_) => unreachable!("a writer stops before its end only with an error"),
             },
@@ -106,7 +106,7 @@ impl Capture {
                 if self.is_spooling() && !written.is_cut_off() {
                     return Ok(StreamEnd::SlotLost(Box::new(written)));
                 }
-                written.finish().await?;
+                self.finish(written).await?;
                 Ok(StreamEnd::Gap)
             }
             // What was received is not thrown away: it need not be sent again. The server does not wait for it meanwhile.
@@ -115,7 +115,7 @@ impl Capture {
                 if self.is_spooling() {
                     self.carried = Some(written);
                 } else {
-                    written.finish().await?;
+                    self.finish(written).await?;
                 }
                 Err(error)
             }
@@ -318,7 +318,7 @@ impl Capture {
 
     fn received(&self, end: Lsn) {
         self.status.send_modify(|status| {
-            status.streaming = true;
+            (status.streaming, status.problem) = (true, None);
             status.received = end.max(status.received);
         });
     }

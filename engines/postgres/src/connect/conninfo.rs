@@ -157,6 +157,8 @@ pub struct ConnInfo {
     pub user: String,
     /// The password, if one was given; otherwise the password file is asked.
     pub password: Option<Secret>,
+    /// A file with the password and nothing else, which counts more and is read for every connection.
+    pub(super) password_file: Option<PathBuf>,
     /// The password file, and whether somebody named it (then it has to exist).
     pub passfile: Option<PathBuf>,
     pub(super) passfile_named: bool,
@@ -212,9 +214,10 @@ impl ConnInfo {
         read(text, environment).map_err(ConnectError::Settings)
     }
 
-    /// Uses this password, whatever the connection string said.
-    pub fn set_password(&mut self, password: Secret) {
-        self.password = Some(password);
+    /// Uses the password in this file, whatever the connection string said. It is read for every connection, so that the password can
+    /// be changed while a daemon runs.
+    pub fn set_password_file(&mut self, path: PathBuf) {
+        self.password_file = Some(path);
     }
 
     /// Sets the application name unless the connection string or the environment chose one.

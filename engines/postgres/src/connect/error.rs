@@ -99,7 +99,7 @@ pub enum ConnectError {
         reason: String,
     },
     /// The server refused, in its own words.
-    #[error("{place} refused the connection: {error}")]
+    #[error("{place} refused the connection: {error}{}", remedy(error))]
     Refused {
         /// Where.
         place: String,
@@ -125,6 +125,17 @@ pub enum ConnectError {
     /// Every host of the list failed.
     #[error("none of the {} hosts can be used: {}", .0.len(), join(.0))]
     AllHosts(Vec<ConnectError>),
+}
+
+/// What somebody can do about a refusal.
+fn remedy(error: &ServerError) -> &'static str {
+    match error.code.as_str() {
+        "28P01" => {
+            "; give the role's present password (password_file and passfile are read again for every connection), or renew its VALID UNTIL"
+        }
+        "28000" => "; see that the role exists and that pg_hba.conf lets it in from here",
+        _ => "",
+    }
 }
 
 fn join(errors: &[ConnectError]) -> String {
@@ -202,6 +213,17 @@ mod tests {
         ] {
             assert!(server(code).is_permanent(), "{code}");
         }
+    }
+
+    #[test]
+    fn a_password_that_is_no_longer_right_comes_with_the_remedy() {
+        let refused = |code: &str| ConnectError::Refused {
+            place: "db:5432".into(),
+            error: Box::new(server(code)),
+        };
+        assert!(refused("28P01").to_string().contains("password_file"));
+        assert!(refused("28000").to_string().contains("pg_hba.conf"));
+        assert!(refused("57P03").to_string().ends_with("(SQLSTATE 57P03)"));
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub use conninfo::{
     ChannelBinding, ConnInfo, Host, Keepalives, Secret, SslMode, TargetSession, TlsVersion,
 };
 pub use error::{ConnectError, ServerError};
+pub use passfile::find_password;
 pub use sql::connect_sql;
 
 pub(crate) use hosts::{LoggedIn, Place, connect_first};

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use pitr_archive::keys::read_password_file;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::ConnectError;
@@ -13,7 +14,7 @@ use super::conninfo::{ConnInfo, Host, Secret};
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const SOCKET_DIRECTORIES: &[&str] = &["/var/run/postgresql", "/run/postgresql", "/tmp"];
 
-/// The password for a session with `host`: the one given, else the first match of the password file.
+/// The password for a session with `host`: that of the file with nothing else, else the one given, else the first match of the passfile.
 ///
 /// `databases` are tried in turn; a replication session goes by the name `replication`, as it does in libpq's tools.
 pub(super) fn password(
@@ -21,6 +22,11 @@ pub(super) fn password(
     host: &Host,
     databases: &[&str],
 ) -> Result<Option<Secret>, ConnectError> {
+    if let Some(path) = &info.password_file {
+        let line = read_password_file(path);
+        let line = line.map_err(|error| ConnectError::Settings(error.to_string()))?;
+        return Ok(Some(Secret::new(line.to_vec())));
+    }
     if info.password.is_some() {
         return Ok(info.password.clone());
     }
@@ -50,7 +56,7 @@ pub(super) fn password(
     }
     for database in databases {
         for name in &names {
-            if let Some(found) = find(&text, [name, &port, database, &info.user]) {
+            if let Some(found) = find_password(&text, [name, &port, database, &info.user]) {
                 return Ok(Some(found));
             }
         }
@@ -82,8 +88,10 @@ fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(text)
 }
 
-/// The password of the first line whose four fields match; `None` also if that password is empty.
-fn find(text: &[u8], wanted: [&str; 4]) -> Option<Secret> {
+/// The password of the first line of a passfile whose host, port, database and role match, as libpq reads it. A line with an empty password
+/// does not count.
+#[must_use]
+pub fn find_password(text: &[u8], wanted: [&str; 4]) -> Option<Secret> {
     for line in text.split(|&b| b == b'\n') {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.first() == Some(&b'#') {
@@ -151,7 +159,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn found(text: &str, wanted: [&str; 4]) -> Option<String> {
-        find(text.as_bytes(), wanted).map(|s| String::from_utf8_lossy(s.bytes()).into_owned())
+        find_password(text.as_bytes(), wanted)
+            .map(|s| String::from_utf8_lossy(s.bytes()).into_owned())
     }
 
     #[test]
@@ -215,6 +224,22 @@ mod tests {
     }
 
     #[test]
+    fn the_password_file_is_read_for_every_connection() {
+        let (directory, mut info) = file_of_mode(0o600);
+        let path = directory.path().join("password");
+        info.set_password_file(path.clone());
+        for word in ["first", "second"] {
+            fs::write(&path, format!("{word}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            let found = password(&info, &info.hosts[0], &["replication"]).unwrap();
+            assert_eq!(found, Some(Secret::new(word.into())));
+        }
+        fs::remove_file(&path).unwrap();
+        let error = password(&info, &info.hosts[0], &["replication"]).unwrap_err();
+        assert!(error.to_string().contains("password file"), "{error}");
+    }
+
+    #[test]
     fn only_a_named_file_has_to_exist() {
         let mut info =
             ConnInfo::parse_with("user=u host=h passfile=/nonexistent/x", &|_| None).unwrap();
@@ -238,7 +263,7 @@ mod tests {
 
         #[test]
         fn no_file_panics(text in proptest::collection::vec(proptest::sample::select(&b":\\*#\n\rab"[..]), 0..60)) {
-            let _ = find(&text, ["a", "b", "a", "b"]);
+            let _ = find_password(&text, ["a", "b", "a", "b"]);
         }
     }
 }

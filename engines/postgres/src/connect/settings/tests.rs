@@ -156,7 +156,7 @@ proptest! {
         let mut info = parse(&format!("user=u password={password}")).unwrap();
         let shown = format!("{info:?}");
         prop_assert!(!shown.contains(&password));
-        info.set_password(Secret::new(password.clone().into_bytes()));
+        info.password = Some(Secret::new(password.clone().into_bytes()));
         let shown = format!("{info:?}");
         prop_assert!(!shown.contains(&password));
     }
