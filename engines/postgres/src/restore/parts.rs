@@ -96,13 +96,21 @@ impl Parts {
         let archive = self.reading.archive();
         let key = layout::part(&self.backup.to_string(), seq);
         let expected = archive.expected(Kind::Part, None, self.backup.set_id(), seq);
-        let object = self.reading.object(&key, &expected).await?;
-        let object_bytes = pitr_archive::object::object_bytes(object.header().payload_bytes);
-        let core = cores
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
-        let opened = self.reading.open(object).await?;
+        let take_core = async || {
+            cores
+                .acquire()
+                .await
+                .expect("the semaphore is never closed")
+        };
+        let (opened, core) = match self.reading.opened_ahead(&key).await? {
+            Some(opened) => (opened, take_core().await),
+            None => {
+                let object = self.reading.object(&key, &expected).await?;
+                let core = take_core().await;
+                (self.reading.open(object).await?, core)
+            }
+        };
+        let object_bytes = pitr_archive::object::object_bytes(opened.header.payload_bytes);
         let tree = Arc::clone(&self.tree);
         let watch = Arc::clone(&self.watch);
         let work = move || write_part(&tree, &opened, &watch);
