@@ -1,7 +1,8 @@
 //! The bytes of a base backup on their way from the store into files: parts are fetched in parallel, authenticated, unpacked
 //! frame by frame, written where the tree says, and recorded in the mark once they are durable.
 //!
-//! Memory: up to `jobs` sealed parts, and for each core one opened part and one frame; a part is at most 33 MiB of each.
+//! Memory: up to `jobs` parts, sealed or, where they were asked for ahead, opened; for each core one opened part and one frame; a part is
+//! at most 33 MiB of each.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
