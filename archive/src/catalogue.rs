@@ -1,5 +1,7 @@
 //! What an archive holds: streams with their unbroken runs, base backups, timeline histories. Reads headers only.
 
+mod parts;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use crate::layout;
 use crate::object::{Header, Id, Kind, StreamName};
 use crate::reader::{End, LogReader, Run};
 use crate::store::{Store, StoreError};
+
+pub use parts::{listed_parts, present_parts};
 
 /// The moment a base backup began, to the second, which is also its name: `20261121T031500Z`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -180,10 +180,17 @@ impl Copying {
     ) -> Result<(), StoreError> {
         let there = list(&self.copy, prefix, start).await?;
         let there: BTreeSet<String> = there.into_iter().map(|object| object.key).collect();
-        let keys = listed.into_iter().map(|object| object.key);
-        let wanted = keys.filter(|key| !there.contains(key));
-        let mut copies = iter(wanted.map(|key| self.copy_object(key))).buffered(PARALLEL);
-        while let Some(bytes) = copies.try_next().await? {
+        let there = &there;
+        // What is there counts as well: however often passes break off at one object, no more than PARALLEL get past it.
+        let copy = |object: Listed| async move {
+            if there.contains(&object.key) {
+                return Ok(None);
+            }
+            self.copy_object(object.key).await.map(Some)
+        };
+        let mut copies = iter(listed.into_iter().map(copy)).buffered(PARALLEL);
+        while let Some(copied_one) = copies.try_next().await? {
+            let Some(bytes) = copied_one else { continue };
             match bytes {
                 Some(bytes) => {
                     copied.objects += 1;
@@ -326,3 +333,6 @@ pub(crate) fn is_intact(key: &str, bytes: &[u8]) -> bool {
     };
     blake3::hash(body).as_bytes()[..] == trailer[..32]
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,10 @@ Every figure is the median of five; competitors take turns, so that a slow minut
 counts: seconds depend on the machine.
 
   PITRD_BENCH_RUNS    repetitions (5)
-  PITRD_BENCH_SCALE   pgbench scale; 65 makes a cluster of about 1 GB (65; 195 for s3 alone)
-  PITRD_BENCH_WAL_MB  WAL to catch up with (1024; 3072 for s3 alone)
-  PITRD_BENCH_ONLY    comma-separated parts: catchup, tps, durable, backup (with restore), replay, mongodb; s3 when named
+  PITRD_BENCH_SCALE   pgbench scale; 65 makes a cluster of about 1 GB (65); three times as much for s3
+  PITRD_BENCH_WAL_MB  WAL to catch up with (1024); three times as much for s3
+  PITRD_BENCH_ONLY    comma-separated parts: catchup, tps, durable, backup (with restore), replay, mongodb, s3, calls (of an
+                      object store in an hour); all by default
 """
 
 import os
@@ -24,11 +25,11 @@ import peers
 from machine import Scratch, Server, median, run, say
 
 RUNS = int(os.environ.get("PITRD_BENCH_RUNS", "5"))
-PARTS = os.environ.get("PITRD_BENCH_ONLY", "catchup,tps,durable,backup,replay,mongodb").split(",")
-# Stores far away alone: three times as much, so that a second's work is not held against the rounds of its first and last calls.
-TIMES = 3 if PARTS == ["s3"] else 1
-SCALE = os.environ.get("PITRD_BENCH_SCALE", str(65 * TIMES))
-WAL_MB = int(os.environ.get("PITRD_BENCH_WAL_MB", str(1024 * TIMES)))
+PARTS = set(os.environ.get("PITRD_BENCH_ONLY", "catchup,tps,durable,backup,replay,mongodb,s3,calls").split(","))
+SCALE = int(os.environ.get("PITRD_BENCH_SCALE", "65"))
+WAL_MB = int(os.environ.get("PITRD_BENCH_WAL_MB", "1024"))
+# Stores far away: so much more, so that a second's work is not held against the rounds of its first and last calls.
+TIMES_FAR = 3
 CODECS = [("zst", 1), ("zst", 3), ("lz4", None)]
 SETTINGS = ["shared_buffers=512MB", "max_wal_size=20GB", "wal_keep_size=20GB", "checkpoint_timeout=1h",
             "max_wal_senders=10", "max_replication_slots=60", "autovacuum=off"]
@@ -53,7 +54,7 @@ def collect(competitors):
 class Wal:
     """A stretch of pgbench WAL on the server, with a slot at its start."""
 
-    def __init__(self, server):
+    def __init__(self, server, megabytes):
         self.server = server
         self.copies = 0
         server.sql("checkpoint")
@@ -61,7 +62,7 @@ class Wal:
         server.sql("select pg_create_physical_replication_slot('origin', true)")
         start = server.sql("select pg_current_wal_lsn()")
         options = ["env", "PGOPTIONS=-c synchronous_commit=off"]
-        while int(server.sql(f"select (pg_current_wal_lsn() - '{start}')::bigint")) < WAL_MB << 20:
+        while int(server.sql(f"select (pg_current_wal_lsn() - '{start}')::bigint")) < megabytes << 20:
             run(options + server.client("pgbench") + ["-n", "-c", "8", "-j", "2", "-t", "2000", "postgres"])
         self.end = server.sql("select pg_switch_wal()")
         server.sql("checkpoint")
@@ -143,38 +144,44 @@ def bench_throughput(scratch, server):
 
 
 def bench_object_store(scratch, server, wal):
-    """The same WAL and the same backup into a directory and into stores that are 0, 20 and 100 ms away.
+    """The same WAL and the same backup into a directory and into stores that are 0, 20 and 100 ms away (objects.py says which).
 
-    The store and the proxy run on our cores: what they take from us shows at 0 ms, what latency costs in the rows against that."""
-    def measure(delay):
+    What a store takes of our cores shows at 0 ms, what latency costs in the rows against that."""
+    def measure(make, delay):
         def run_once():
             slot = wal.slot()
-            store = None if delay is None else objects.ObjectStore(scratch, delay)
+            store = make and make(scratch, delay)
             try:
-                return ours.stream(scratch, server, slot, wal.end, store)
+                return ours.Streamed(scratch, server, slot, wal.end, store)
             finally:
                 if store:
                     store.stop()
                 wal.used(slot)
         return run_once
 
-    figures = collect({delay: measure(delay) for delay in (None, 0, 20, 100)})
-    ours_is = {delay: [median(column) for column in zip(*rows)] for delay, rows in figures.items()}
+    competitors = {("directory", 0): measure(None, 0)}
+    competitors |= {("own", delay): measure(objects.Own, delay) for delay in (0, 20, 100)}
+    competitors |= {("ministack", delay): measure(objects.Ministack, delay) for delay in (20, 100)}
+    figures = collect(competitors)
     say(f"  {wal.megabytes:.0f} MB of WAL")
-    for number, what in enumerate(("catch-up", "restore")):
-        near, at_once = ours_is[None][number], ours_is[0][number]
-        row(f"{what}, s, 0 ms a call", f"{at_once:.2f}", "directory", f"{near:.2f}", f"{near / at_once:.2f}", "", True)
-        for delay in (20, 100):
-            far = ours_is[delay][number]
-            row(f"{what}, s, {delay} ms a call", f"{far:.2f}", "directory", f"{near:.2f}", f"{near / far:.2f}", ">= 0.9",
-                near / far >= 0.9)
-            row("  the same", f"{far:.2f}", "0 ms a call", f"{at_once:.2f}", f"{at_once / far:.2f}", "", True)
-    row("  CPU of the catch-up, s", f"{ours_is[0][2]:.2f}", "of store and proxy", f"{ours_is[0][3]:.2f}", "", "", True)
-    count_calls(scratch, server)
+
+    def figure(who, what):
+        return median(getattr(streamed, what) for streamed in figures[who])
+
+    for what in ("catch_up", "restore"):
+        name, near = what.replace("_", "-"), figure(("directory", 0), what)
+        for who in list(figures)[1:]:
+            store, delay = who
+            goal = ">= 0.9" if store == "own" and delay else ""
+            far = figure(who, what)
+            row(f"{name}, s, {store} {delay} ms", f"{far:.2f}", "directory", f"{near:.2f}", f"{near / far:.2f}", goal,
+                not goal or near / far >= 0.9)
+            row("  CPU s, and of the store", f"{figure(who, what + '_cpu'):.2f}, {figure(who, what + '_store'):.2f}", "directory",
+                f"{figure(('directory', 0), what + '_cpu'):.2f}", "", "", True)
 
 
 def count_calls(scratch, server):
-    store = objects.ObjectStore(scratch, 20)
+    store = objects.Own(scratch, 20)
     try:
         for linger, seconds in (("1s", 30), ("10s", 60), ("60s", 180)):
             calls = ours.calls_an_hour(scratch, server, f"calls{linger}", store, linger, seconds)
@@ -301,29 +308,45 @@ def bench_postgres(scratch):
         if "replay" in PARTS:
             ours.backup(keeper)
         keeper.stop()
-        if {"catchup", "replay", "s3"} & set(PARTS):
+        if {"catchup", "replay"} & PARTS:
             say("bench: writing WAL")
-            wal = Wal(server)
+            wal = Wal(server, WAL_MB)
             if "catchup" in PARTS:
                 bench_catch_up(scratch, server, wal)
             if "replay" in PARTS:
                 bench_replay(scratch, server, keeper, wal)
-            if "s3" in PARTS:
-                bench_object_store(scratch, server, wal)
         if "tps" in PARTS:
             bench_throughput(scratch, server)
         if "durable" in PARTS:
             bench_durability(scratch, server)
     finally:
         server.stop()
+        shutil.rmtree(server.data)
+
+
+def bench_far(scratch):
+    server = Server(scratch, "source", settings=SETTINGS)
+    try:
+        say("bench: object stores; filling a server")
+        server.start()
+        server.pgbench("-i", "-q", "-s", SCALE * TIMES_FAR)
+        if "s3" in PARTS:
+            bench_object_store(scratch, server, Wal(server, WAL_MB * TIMES_FAR))
+        if "calls" in PARTS:
+            count_calls(scratch, server)
+    finally:
+        server.stop()
+        shutil.rmtree(server.data)
 
 
 def main():
     scratch = Scratch()
     say(f"bench: {machine()}; medians of {RUNS}")
     try:
-        if set(PARTS) - {"mongodb"}:
+        if PARTS - {"mongodb", "s3", "calls"}:
             bench_postgres(scratch)
+        if PARTS & {"s3", "calls"}:
+            bench_far(scratch)
         if "mongodb" in PARTS:
             mongodb.bench(scratch, collect, row)
     finally:

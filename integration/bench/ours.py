@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from machine import Process, run, timed
+from machine import Process, measured, run, timed
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
@@ -107,19 +107,27 @@ def catch_up(scratch, server, slot, end, files):
     return seconds, peak, stored
 
 
-def stream(scratch, server, slot, end, store=None):
-    """Seconds from the begin of streaming to durable, and of a restore; CPU seconds of the catch-up, of pitrd and of what stands in
-    for the store; puts_in_flight is 16."""
-    pitrd = Pitrd(scratch, server, slot, settings="puts_in_flight = 16", url=store and store.url(slot))
-    pitrd.start()
-    start, before = time.monotonic(), store.cpu_seconds() if store else 0
-    pitrd.wait_durable(end)
-    seconds = time.monotonic() - start
-    cpu = pitrd.process.cpu_seconds(), store.cpu_seconds() - before if store else 0
-    pitrd.tool("backup")
-    restored = restore(pitrd)
-    pitrd.remove()
-    return seconds, restored, *cpu
+class Streamed:
+    """Seconds from the begin of streaming to durable, and of a restore; for each the CPU seconds of ours and of what stands in for the
+    store; puts_in_flight is 16."""
+
+    def __init__(self, scratch, server, slot, end, store=None):
+        def of_store():
+            return store.cpu_seconds() if store else 0
+
+        pitrd = Pitrd(scratch, server, slot, settings="puts_in_flight = 16", url=store and store.url(slot))
+        pitrd.start()
+        start, before = time.monotonic(), of_store()
+        pitrd.wait_durable(end)
+        self.catch_up = time.monotonic() - start
+        self.catch_up_cpu, self.catch_up_store = pitrd.process.cpu_seconds(), of_store() - before
+        pitrd.tool("backup")
+        before, into = of_store(), scratch.path("pitr-restored")
+        command = pitrd.command("restore", "--to", "immediate", "--into", into)
+        _, self.restore, self.restore_cpu, _ = measured(command, scratch.root)
+        self.restore_store = of_store() - before
+        shutil.rmtree(into)
+        pitrd.remove()
 
 
 def calls_an_hour(scratch, server, name, store, linger, seconds):

@@ -4,6 +4,7 @@
 //! `pitr-tool` which that account may execute. Everything started in a site is stopped by its own process id.
 
 mod archive_files;
+mod bench_store;
 mod compare;
 mod daemon;
 mod fault_proxy;
@@ -26,6 +27,7 @@ mod strict;
 mod tool;
 
 pub use archive_files::ArchiveFiles;
+pub use bench_store::BenchStore;
 pub use compare::{Fingerprint, amcheck};
 pub use daemon::{Daemon, Settings};
 pub use fault_proxy::{Call, Fault, FaultProxy};

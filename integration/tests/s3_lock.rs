@@ -1,8 +1,13 @@
 //! Object Lock: what is archived cannot be deleted while its lock lasts, and a store that does not lock is refused.
 
+use std::time::Duration;
+
 use pitr_integration::{
-    BUCKET, Daemon, Dialect, Fingerprint, ObjectServer, Postgres, Settings, Site, V17,
+    BUCKET, Daemon, Dialect, Fault, FaultProxy, Fingerprint, ObjectServer, Postgres, Settings,
+    Site, V17, wait_until,
 };
+
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const PREFIX: &str = "prod/orders";
 const FIRST_SEGMENT: &str = "log/00000001/0000000000000000";
@@ -70,9 +75,18 @@ fn what_is_archived_cannot_be_deleted_and_what_is_hidden_is_still_read() {
         "the lock does not hold"
     );
 
-    // Hiding it is all that is left to do, and it hides nothing from a reader.
-    assert_eq!(store.ask("DELETE", &path(FIRST_SEGMENT), "").status, 204);
-    assert_eq!(store.ask("GET", &path(FIRST_SEGMENT), "").status, 404);
+    // Hiding it is all that is left to do, and it hides nothing from a reader: neither WAL nor a part of the base.
+    let listing = format!("/{BUCKET}?list-type=2&prefix={PREFIX}/base/");
+    let listed = store.ask("GET", &listing, "").text;
+    let part = listed
+        .split("<Key>")
+        .nth(1)
+        .and_then(|rest| rest.split("</Key>").next());
+    let part = format!("/{BUCKET}/{}", part.expect("a part of the base"));
+    for hidden in [path(FIRST_SEGMENT), part] {
+        assert_eq!(store.ask("DELETE", &hidden, "").status, 204);
+        assert_eq!(store.ask("GET", &hidden, "").status, 404);
+    }
     let verified = daemon
         .tool()
         .run(&["verify", "--deep"])
@@ -83,7 +97,44 @@ fn what_is_archived_cannot_be_deleted_and_what_is_hidden_is_still_read() {
         verified.stderr
     );
     let restored = daemon.tool().restored(V17, &["latest"], "restored");
-    last.assert_restored_in(&restored, "with a hidden segment");
+    last.assert_restored_in(&restored, "with a hidden segment and a hidden part");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_lock_that_is_refused_later_acknowledges_nothing_until_it_is_taken_again() {
+    let site = Site::new("s3relock");
+    let store = ObjectServer::start_locking(&site, Dialect::Ministack);
+    let proxy = FaultProxy::start(store.number());
+    let server = Postgres::start_new(&site, V17, "primary", "");
+    let mut settings = settings(&server, &store, "immutable_for = \"24h\"");
+    settings.url = Some(store.url_through(proxy.port(), PREFIX));
+    let mut daemon = Daemon::prepare(&site, settings);
+    daemon.start();
+    daemon.wait_streaming(&server);
+    server.pgbench_init(1);
+    daemon.tool().backup(&[]);
+    daemon.wait_archived(&server);
+
+    // As S3 answers when the bucket's lock is gone, or the permission to place one.
+    let refusal = Fault::Refuse(400, "InvalidRequest");
+    proxy.script(move |call| call.puts("/log/").then_some(refusal));
+    server.pgbench(2, 100);
+    let written = server.flushed();
+    wait_until("the lock to be refused", PATIENCE, || proxy.faults() > 3);
+    let session = server.session();
+    let told = session.value(&format!(
+        "select restart_lsn >= '{written}' from pg_replication_slots"
+    ));
+    assert_eq!(told, "f", "something was acknowledged that was not stored");
+    assert!(daemon.runs(), "{}", daemon.log());
+    assert!(daemon.log().contains("InvalidRequest"), "{}", daemon.log());
+
+    proxy.heal();
+    let last = Fingerprint::take(&server);
+    daemon.wait_archived(&server);
+    let restored = daemon.tool().restored(V17, &["latest"], "restored");
+    last.assert_restored_in(&restored, "after a lock was refused");
     assert_eq!(daemon.stop(), 0);
 }
 

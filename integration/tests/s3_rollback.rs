@@ -1,5 +1,5 @@
-//! A bucket that goes back in time: its newest objects are deleted, or all of it is as it was before. The daemon finds out before it
-//! puts anything.
+//! A bucket that is not what it was: its newest objects are deleted, or all of it is as it was before, which the daemon finds out before
+//! it puts anything; or an object in the middle is another one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ struct World {
     bucket: S3Store,
     runtime: Runtime,
     store: ObjectServer,
-    _site: Arc<Site>,
+    site: Arc<Site>,
 }
 
 impl World {
@@ -49,7 +49,7 @@ impl World {
             bucket,
             runtime,
             store,
-            _site: site,
+            site,
         }
     }
 
@@ -200,4 +200,52 @@ fn a_bucket_that_was_rolled_back_as_a_whole_is_found_against_the_slot() {
     let restored = daemon.tool().restored(V17, &["latest"], "after");
     last.assert_restored_in(&restored, "after a new base backup");
     assert_eq!(world.daemon.stop(), 0);
+}
+
+#[test]
+fn damage_in_a_bucket_is_named_and_refused_and_what_is_mended_is_restored() {
+    let mut world = World::new("s3damage");
+    let before = world.segments().len();
+    for _ in 0..3 {
+        world.server.pgbench(2, 50);
+        world.daemon.wait_archived(&world.server);
+    }
+    let last = Fingerprint::take(&world.server);
+    world.daemon.wait_archived(&world.server);
+    assert_eq!(world.daemon.stop(), 0);
+    // What follows the base: every way to the latest transaction leads over it.
+    let segments = world.segments();
+    let (key, next) = (&segments[before], &segments[before + 1]);
+    let sound = world.read(key);
+    let half = sound.len() / 2;
+    let mut flipped = sound.to_vec();
+    flipped[half] ^= 1;
+    let bin = V17.bin().display().to_string();
+    for (what, damaged) in [
+        ("a flipped bit", Some(flipped.into())),
+        ("half of an object", Some(sound.slice(..half))),
+        ("another object", Some(world.read(next))),
+        ("an object that is gone", None),
+    ] {
+        match damaged {
+            Some(body) => world.write(key, body),
+            None => world.delete(key),
+        }
+        let tool = world.daemon.tool();
+        let said = tool.run(&["verify", "--deep"]).exits(1, what).said();
+        let number = key.rsplit('/').next().expect("a key has parts");
+        let number = number.trim_start_matches('0');
+        assert!(said.contains(number), "{what} at {key}:\n{said}");
+        let into = world.site.path("refused");
+        let restore = tool.restore(&["latest", "--start", "--pg-bin", &bin], &into);
+        assert!(
+            [3, 6, 7].contains(&restore.code),
+            "{what}: {}",
+            restore.said()
+        );
+        let _ = std::fs::remove_dir_all(&into);
+        world.write(key, sound.clone());
+    }
+    let restored = world.daemon.tool().restored(V17, &["latest"], "restored");
+    last.assert_restored_in(&restored, "with the bucket mended");
 }

@@ -1,7 +1,10 @@
 //! A server archived to object storage, and what comes back from there.
 
+use std::time::Duration;
+
 use pitr_integration::{
     Daemon, Dialect, Fingerprint, Mark, ObjectServer, Postgres, Settings, Site, V17, V18, Version,
+    wait_until,
 };
 
 fn a_moment_comes_back(dialect: Dialect, version: Version, name: &str) {
@@ -92,4 +95,44 @@ fn a_store_that_ignores_the_condition_is_refused_before_a_byte_is_archived() {
         .session()
         .value("select count(*) from pg_replication_slots");
     assert_eq!(slots, "0", "it had begun to stream");
+}
+
+#[test]
+fn of_two_daemons_on_one_bucket_one_is_fenced_and_the_other_s_archive_is_whole() {
+    let site = Site::new("s3fence");
+    let store = ObjectServer::start(&site, Dialect::Ministack);
+    let server = Postgres::start_new(&site, V17, "primary", "");
+    let mut settings = Settings::new(&server, "pitrd");
+    settings.url = Some(store.url("orders"));
+    let mut first = Daemon::prepare(&site, settings);
+    first.start();
+    first.wait_streaming(&server);
+    server.pgbench_init(1);
+    first.tool().backup(&[]);
+    let text = std::fs::read_to_string(first.configuration()).unwrap();
+    let mut second = first.beside(
+        "second",
+        &text.replace("slot = \"pitrd\"", "slot = \"second\""),
+    );
+    second.start();
+    // Both run until one of them loses a number; load makes that soon.
+    wait_until("one of the two to end", Duration::from_secs(60), || {
+        server.pgbench(2, 20);
+        !first.runs() || !second.runs()
+    });
+    let (mut loser, mut winner, slot) = if first.runs() {
+        (second, first, "pitrd")
+    } else {
+        (first, second, "second")
+    };
+    assert_eq!(loser.wait_end(), 5, "fenced: {}", loser.log());
+    server.pgbench(2, 50);
+    let last = Fingerprint::take(&server);
+    server.wait_archived(slot, Duration::from_secs(60));
+    assert!(winner.runs(), "{}", winner.log());
+    let verified = winner.tool().run(&["verify", "--deep"]);
+    verified.success("verify --deep");
+    let restored = winner.tool().restored(V17, &["latest"], "restored");
+    last.assert_restored_in(&restored, "after two daemons met");
+    assert_eq!(winner.stop(), 0);
 }

@@ -3,23 +3,28 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use pitr_archive::store::{Piece, Probed, S3Store, SharedStore, Store, StoreError, Verdict, probe};
-use pitr_integration::{Call, Dialect, Fault, FaultProxy, ObjectServer, Site};
+use pitr_integration::{BUCKET, BenchStore, Call, Dialect, Fault, FaultProxy, ObjectServer, Site};
 use pitr_tests::store_contract::store_contract;
 use tokio::runtime::Runtime;
 
 fn keeps_the_contract(dialect: Dialect, name: &str) {
     let site = Site::new(name);
     let server = ObjectServer::start(&site, dialect);
+    keeps_the_contract_at(|number| server.url(&format!("contract/{number}")));
+}
+
+fn keeps_the_contract_at(url: impl Fn(u32) -> String) {
     let runtime = Runtime::new().unwrap();
     let number = AtomicU32::new(0);
     // Connecting waits for the credentials only, so it is done before, for as many stores as the suite may ask for.
     let stores: Vec<SharedStore> = runtime.block_on(async {
         let mut stores: Vec<SharedStore> = Vec::new();
         for number in 0..10 {
-            let settings = server.url(&format!("contract/{number}")).parse().unwrap();
+            let settings = url(number).parse().unwrap();
             stores.push(Arc::new(S3Store::connect(settings).await.unwrap()));
         }
         stores
@@ -36,6 +41,35 @@ fn the_contract_is_kept_on_ministack() {
 #[test]
 fn the_contract_is_kept_on_moto() {
     keeps_the_contract(Dialect::Moto, "s3c-moto");
+}
+
+#[test]
+fn the_contract_is_kept_on_the_store_of_the_benchmarks() {
+    let site = Site::new("s3c-bench");
+    let server = BenchStore::start(Duration::ZERO).unwrap();
+    let credentials = site.path("credentials");
+    let text = "[default]\naws_access_key_id = bench\naws_secret_access_key = not-a-secret\n";
+    site.write(&credentials, text, 0o600);
+    let url = format!(
+        "s3://{BUCKET}/contract?endpoint=http://127.0.0.1:{}&credentials_file={}",
+        server.port(),
+        credentials.display()
+    );
+    keeps_the_contract_at(|number| url.replace("/contract", &format!("/contract/{number}")));
+    // A probe finds nothing wrong with it either, but for whom it lets in.
+    let runtime = Runtime::new().unwrap();
+    let store = runtime
+        .block_on(S3Store::connect(url.parse().unwrap()))
+        .unwrap();
+    let probed = runtime.block_on(probe(&store)).unwrap();
+    let doubts = probed.iter().filter(|one| one.verdict != Verdict::Sound);
+    let doubts: Vec<_> = doubts.map(|one| one.detail.as_str()).collect();
+    assert!(
+        doubts
+            .iter()
+            .all(|doubt| doubt.starts_with("s3:DeleteObject")),
+        "{doubts:?}"
+    );
 }
 
 /// A store behind a proxy, and the runtime it lives in.
@@ -81,6 +115,27 @@ fn a_read_that_breaks_flips_or_drips_is_made_again() {
                 .unwrap();
             assert_eq!(read.bytes, body[1000..3000], "{fault:?}");
         }
+    });
+}
+
+#[test]
+fn an_object_of_more_than_64_mib_is_put_and_read_whole() {
+    let (runtime, store, proxy, _server, _site) = behind_a_proxy("s3large", Dialect::Ministack);
+    let body: Bytes = (0..80_u32 << 20)
+        .map(|n| (n >> 7) as u8)
+        .collect::<Vec<_>>()
+        .into();
+    runtime.block_on(async {
+        store.put_if_absent("log/a/0", body.clone()).await.unwrap();
+        proxy.inject(1, Fault::BreakAnswer, |call| call.gets("log/a/0"));
+        let read = store.get("log/a/0", Piece::Whole).await.unwrap();
+        assert!(read.bytes == body && read.object_bytes == body.len() as u64);
+        assert_eq!(proxy.faults(), 1);
+        let again = store.put_if_absent("log/a/0", body.clone()).await;
+        assert!(
+            matches!(again, Err(StoreError::AlreadyExists { .. })),
+            "{again:?}"
+        );
     });
 }
 

@@ -178,7 +178,7 @@ fn what_was_asked_for_ahead_is_asked_for_once_and_verified_all_the_same() {
         let before = store.calls().len();
         reading.ask_ahead(&key, &expected(3));
         reading.ask_ahead(&key, &expected(3));
-        let opened = log.segment(3, &reading).await.unwrap();
+        let opened = reading.fetch(&key, &expected(3)).await.unwrap();
         assert_eq!(opened.plaintext().unwrap(), wanted.plaintext().unwrap());
         assert_eq!(store.calls().len() - before, 1);
 
@@ -190,7 +190,7 @@ fn what_was_asked_for_ahead_is_asked_for_once_and_verified_all_the_same() {
         for wrong in [other, bent.into()] {
             medium.damage(&key, wrong);
             reading.ask_ahead(&key, &expected(3));
-            assert!(log.segment(3, &reading).await.is_err());
+            assert!(reading.fetch(&key, &expected(3)).await.is_err());
         }
     });
 }

@@ -46,6 +46,14 @@ impl Connection {
             .clone()
             .or_else(|| environment("AWS_CA_BUNDLE").map(Into::into));
         let http = http_client(&settings, ca_file.as_deref())?;
+        Self::over(settings, http).await
+    }
+
+    /// With calls that go through `http`.
+    pub(super) async fn over(
+        settings: S3Settings,
+        http: SharedHttpClient,
+    ) -> Result<Self, StoreError> {
         let (client, secure) = client(&settings, &http).await;
         if client.config().region().is_none() {
             return Err(StoreError::Denied {

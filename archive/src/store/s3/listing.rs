@@ -6,8 +6,7 @@ use aws_sdk_s3::config::interceptors::AfterDeserializationInterceptorContextRef;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 
-use super::S3Store;
-use super::error::Failure;
+use super::{S3Store, answered};
 use crate::store::{Listed, StoreError};
 
 /// Keys of one listing request.
@@ -61,10 +60,9 @@ impl S3Store {
                 .max_keys(PAGE_KEYS)
                 .set_start_after(after.map(|key| self.below(key)))
                 .set_continuation_token(token.map(str::to_owned));
-            let sent = request.customize().interceptor(WholeDocument).send().await;
-            sent.map_err(|error| Failure::of(&error))
+            answered(0, request.customize().interceptor(WholeDocument).send()).await
         };
-        let output = self.reading(0, list).await;
+        let output = self.reading(list).await;
         let output = output.map_err(|failure| match failure.explain(prefix) {
             // A prefix without keys is an empty listing; so this is about something else.
             StoreError::NotFound { key } => StoreError::Unavailable {

@@ -1,7 +1,7 @@
 //! S3, and what is compatible with it, as a store: an object is one conditional PUT with a checksum that the store verifies.
 //!
 //! `settings` says which bucket, `connect` makes the client, `pace` bounds the calls, `reading` and `listing` make those that change
-//! nothing, `error` translates what comes back. There is no multipart upload: the largest object is a part of a base backup, a little above 32 MiB.
+//! nothing, `error` translates what comes back. There is no multipart upload: no object comes near the 5 GiB that S3 takes in one put.
 
 mod connect;
 mod error;
@@ -11,15 +11,19 @@ mod probe;
 mod reading;
 mod settings;
 
+use std::error::Error;
 use std::ops::Range;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
-    ObjectLockLegalHoldStatus, ObjectLockMode, ServerSideEncryption, StorageClass,
+    ChecksumAlgorithm, ObjectLockLegalHoldStatus, ObjectLockMode, ServerSideEncryption,
+    StorageClass,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -80,18 +84,10 @@ impl S3Store {
         }
     }
 
-    /// One call, within the store's pace and the deadline for so many bytes.
-    async fn call<T>(
-        &self,
-        bytes: u64,
-        call: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
+    /// One call, within the store's pace.
+    async fn call<T>(&self, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let permit = self.pace.enter().await;
-        let deadline = deadline(bytes);
-        let late =
-            |_| Failure::without_answer(format!("no answer within {} s", deadline.as_secs()));
-        let result = tokio::time::timeout(deadline, call).await;
-        let result = result.map_err(late).and_then(|result| result);
+        let result = call.await;
         let throttled = result.as_ref().is_err_and(Failure::is_throttling);
         self.pace.leave(permit, throttled, Instant::now());
         if result.as_ref().is_err_and(Failure::is_about_credentials) {
@@ -103,13 +99,12 @@ impl S3Store {
     /// A call that changes nothing, tried again while that may help. `attempt` counts from 0.
     async fn reading<T, F: Future<Output = Result<T, Failure>>>(
         &self,
-        bytes: u64,
         mut call: impl FnMut(Client, u32) -> F,
     ) -> Result<T, Failure> {
         let mut ceiling = BACKOFF_FIRST;
         for attempt in 0.. {
             let client = self.connection.client().await;
-            match self.call(bytes, call(client, attempt)).await {
+            match self.call(call(client, attempt)).await {
                 Err(failure)
                     if attempt + 1 < TRIES
                         && (failure.is_passing() || failure.is_about_credentials()) =>
@@ -151,7 +146,10 @@ impl S3Store {
             return request;
         };
         let hold = lock.legal_hold.then_some(ObjectLockLegalHoldStatus::On);
-        let request = request.set_object_lock_legal_hold_status(hold);
+        // S3 takes a lock only with a put that names how its body is verified.
+        let request = request
+            .checksum_algorithm(ChecksumAlgorithm::Crc32)
+            .set_object_lock_legal_hold_status(hold);
         let Some(time) = lock.immutable_for else {
             return request;
         };
@@ -161,19 +159,18 @@ impl S3Store {
         };
         request
             .object_lock_mode(mode)
-            .object_lock_retain_until_date(DateTime::from(SystemTime::now() + time))
+            .object_lock_retain_until_date(until(SystemTime::now() + time))
     }
 
     async fn send_put(&self, request: PutObjectFluentBuilder, bytes: u64) -> Result<(), Failure> {
         let sent = async {
             let checksum = request.get_checksum_crc32().clone();
             // Over TLS the checksum protects the body; a hash of it in the signature would only cost time.
-            let sent = if self.connection.is_secure() {
-                request.customize().disable_payload_signing().send().await
+            let output = if self.connection.is_secure() {
+                answered(bytes, request.customize().disable_payload_signing().send()).await?
             } else {
-                request.send().await
+                answered(bytes, request.send()).await?
             };
-            let output = sent.map_err(|error| Failure::of(&error))?;
             // Whatever stands in between may say 200 as well. Only a store names what it has stored.
             if output.e_tag().is_none() {
                 return Err(Failure::without_answer(
@@ -188,7 +185,7 @@ impl S3Store {
             }
             Ok(())
         };
-        self.call(bytes, sent).await
+        self.call(sent).await
     }
 }
 
@@ -275,9 +272,34 @@ impl Store for S3Store {
     }
 }
 
+/// The answer to what is sent, within the deadline for so many bytes on their way to the store. A body that is still on its way to us
+/// when this returns has a deadline of its own.
+async fn answered<T, E>(
+    bytes: u64,
+    sent: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+) -> Result<T, Failure>
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    let deadline = deadline(bytes);
+    match tokio::time::timeout(deadline, sent).await {
+        Ok(result) => result.map_err(|error| Failure::of(&error)),
+        Err(_) => Err(Failure::without_answer(format!(
+            "no answer within {} s",
+            deadline.as_secs()
+        ))),
+    }
+}
+
 /// How long a call may take that moves so many bytes.
 fn deadline(bytes: u64) -> Duration {
     CALL_DEADLINE + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND)
+}
+
+/// The first whole second that is not before `moment`: not every service reads parts of one.
+fn until(moment: SystemTime) -> DateTime {
+    let moment = DateTime::from(moment);
+    DateTime::from_secs(moment.secs() + i64::from(moment.subsec_nanos() > 0))
 }
 
 /// From 0.1 to 1.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::{try_join, try_join4};
 
 use super::error::Failure;
-use super::{Lock, LockMode, S3Store};
+use super::{Lock, LockMode, S3Store, answered};
 use crate::store::StoreError;
 use crate::store::probe::{ABSENT, Probed, Verdict, refused};
 
@@ -107,8 +107,7 @@ impl S3Store {
             .head_object()
             .bucket(&self.settings.bucket)
             .key(self.below(key));
-        let sent = async { request.send().await.map_err(|error| Failure::of(&error)) };
-        self.call(0, sent).await
+        self.call(answered(0, request.send())).await
     }
 
     /// Deletes what does not exist: whoever may do that may do more than a daemon needs.
@@ -132,8 +131,7 @@ impl S3Store {
             .bucket(&self.settings.bucket)
             .key(self.below(ABSENT))
             .set_version_id(version.map(str::to_owned));
-        let sent = async { request.send().await.map_err(|error| Failure::of(&error)) };
-        match self.call(0, sent).await {
+        match self.call(answered(0, request.send())).await {
             Ok(_) => Ok(Some(Probed::new(
                 Verdict::Doubtful,
                 format!("{permission} is given, which the daemon does not need"),

@@ -7,11 +7,13 @@ use bytes::{Bytes, BytesMut};
 
 use super::error::{Failure, causes};
 use super::listing::{PAGE_KEYS, WholeDocument};
-use super::{S3Store, TRIES, deadline};
+use super::{S3Store, TRIES, answered, deadline};
 use crate::store::{Fetched, Piece};
 
-/// No object is larger.
-const BODY_BYTES_MAX: u64 = 64 << 20;
+/// Room that is made for a body before its bytes come, at most: what an answer says of its length may be wrong.
+const ROOM_BYTES_FIRST: u64 = 64 << 20;
+/// S3 takes no more in one put.
+const BODY_BYTES_MAX: u64 = 5 << 30;
 
 impl S3Store {
     /// One GET. `version` names one that is not the latest.
@@ -35,14 +37,14 @@ impl S3Store {
             request =
                 request.config_override(Config::builder().response_checksum_validation(unverified));
         }
-        let output = request.send().await.map_err(|error| Failure::of(&error))?;
+        let output = answered(0, request.send()).await?;
         read_body(output, piece).await
     }
 
     /// Bytes of an object of which is known that it exists.
     async fn object_bytes(&self, client: Client, key: &str) -> Result<u64, Failure> {
         let request = client.head_object().bucket(&self.settings.bucket).key(key);
-        let output = request.send().await.map_err(|error| Failure::of(&error))?;
+        let output = answered(0, request.send()).await?;
         let length = output
             .content_length()
             .and_then(|bytes| bytes.try_into().ok());
@@ -57,14 +59,13 @@ impl S3Store {
                 .bucket(&self.settings.bucket)
                 .prefix(key)
                 .max_keys(PAGE_KEYS);
-            let sent = request.customize().interceptor(WholeDocument).send().await;
-            let page = sent.map_err(|error| Failure::of(&error))?;
+            let page = answered(0, request.customize().interceptor(WholeDocument).send()).await?;
             let mut versions = page.versions().iter();
             // The newest of a key comes first.
             let version = versions.find(|version| version.key() == Some(key));
             Ok(version.and_then(|version| version.version_id().map(str::to_owned)))
         };
-        self.reading(0, find).await
+        self.reading(find).await
     }
 
     pub(super) async fn get_piece(
@@ -73,13 +74,9 @@ impl S3Store {
         piece: &Piece,
         version: Option<&str>,
     ) -> Result<Fetched, Failure> {
-        let bytes = match piece {
-            Piece::Whole => BODY_BYTES_MAX,
-            Piece::Range(range) => range.end.saturating_sub(range.start).min(BODY_BYTES_MAX),
-        };
         // The last try takes the bytes as they are: what is wrong with them is found, and named, where they are opened.
         let get = |client, attempt| self.fetch(client, key, piece, version, attempt + 1 < TRIES);
-        match (self.reading(bytes, get).await, piece) {
+        match (self.reading(get).await, piece) {
             (
                 Err(Failure {
                     status: Some(416), ..
@@ -89,7 +86,7 @@ impl S3Store {
                 let length = |client, _| self.object_bytes(client, key);
                 Ok(Fetched {
                     bytes: Bytes::new(),
-                    object_bytes: self.reading(0, length).await?,
+                    object_bytes: self.reading(length).await?,
                 })
             }
             (result, _) => result,
@@ -119,15 +116,19 @@ async fn read_body(output: GetObjectOutput, piece: &Piece) -> Result<Fetched, Fa
         .content_range()
         .and_then(|range| range.rsplit('/').next()?.parse().ok());
     let mut body = output.body;
-    let mut bytes = BytesMut::with_capacity(length.unwrap_or(0).min(BODY_BYTES_MAX) as usize);
+    let mut bytes = BytesMut::with_capacity(length.unwrap_or(0).min(ROOM_BYTES_FIRST) as usize);
     let start = tokio::time::Instant::now();
     loop {
+        // It moves on with every byte, so that a large body may take its time and one that drips may not.
         let due = start + deadline(bytes.len() as u64);
         let Ok(piece) = tokio::time::timeout_at(due, body.next()).await else {
             return Err(Failure::without_answer("the answer arrives too slowly"));
         };
         match piece {
             None => break,
+            Some(Ok(piece)) if (bytes.len() + piece.len()) as u64 > BODY_BYTES_MAX => {
+                return Err(Failure::without_answer("the answer does not end"));
+            }
             Some(Ok(piece)) => bytes.extend_from_slice(&piece),
             Some(Err(error)) => return Err(Failure::without_answer(causes(&error))),
         }
@@ -167,7 +168,114 @@ async fn read_body(output: GetObjectOutput, piece: &Piece) -> Result<Fetched, Fa
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll, ready};
+    use std::time::Duration;
+
+    use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
+    use aws_sdk_s3::primitives::SdkBody;
+    use aws_smithy_runtime_api::client::http::{
+        HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
+    };
+    use http_body::{Body, Frame};
+    use tokio::time::{Instant, Sleep};
+
     use super::*;
+    use crate::store::s3::Connection;
+    use crate::store::s3::pace::Pace;
+    use crate::store::{Store, StoreError};
+
+    const PIECE_BYTES: usize = 256 << 10;
+
+    /// A service whose bodies come piece by piece, each after a pause.
+    #[derive(Clone, Copy, Debug)]
+    struct Slow {
+        pieces: usize,
+        pause: Duration,
+    }
+
+    struct SlowBody {
+        slow: Slow,
+        piece: Bytes,
+        sleep: Pin<Box<Sleep>>,
+    }
+
+    impl Body for SlowBody {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            if self.slow.pieces == 0 {
+                return Poll::Ready(None);
+            }
+            ready!(self.sleep.as_mut().poll(context));
+            let next = Instant::now() + self.slow.pause;
+            self.sleep.as_mut().reset(next);
+            self.slow.pieces -= 1;
+            Poll::Ready(Some(Ok(Frame::data(self.piece.clone()))))
+        }
+    }
+
+    impl HttpConnector for Slow {
+        fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
+            let body = SlowBody {
+                slow: *self,
+                piece: Bytes::from(vec![7; PIECE_BYTES]),
+                sleep: Box::pin(tokio::time::sleep(self.pause)),
+            };
+            let status = 200.try_into().expect("a status");
+            let mut answer = HttpResponse::new(status, SdkBody::from_body_1_x(body));
+            let bytes = (self.pieces * PIECE_BYTES).to_string();
+            answer.headers_mut().insert("content-length", bytes);
+            HttpConnectorFuture::ready(Ok(answer))
+        }
+    }
+
+    /// What is read of an object of so many pieces, and how long that takes.
+    async fn read_slowly(
+        pieces: usize,
+        pause: Duration,
+    ) -> (Result<Fetched, StoreError>, Duration) {
+        let directory = tempfile::tempdir().unwrap();
+        let credentials = directory.path().join("credentials");
+        let text = "[default]\naws_access_key_id = a\naws_secret_access_key = b\n";
+        std::fs::write(&credentials, text).unwrap();
+        let url = format!(
+            "s3://b?endpoint=http://store&credentials_file={}",
+            credentials.display()
+        );
+        let settings: super::super::S3Settings = url.parse().unwrap();
+        let slow = Slow { pieces, pause };
+        let http = http_client_fn(move |_, _| SharedHttpConnector::new(slow));
+        let store = S3Store {
+            connection: Connection::over(settings.clone(), http).await.unwrap(),
+            settings,
+            pace: Pace::new(),
+        };
+        let start = Instant::now();
+        (store.get("log/a/0", Piece::Whole).await, start.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_body_may_take_as_long_as_its_bytes_need() {
+        // 96 MiB at 160 KiB a second: more than ten minutes.
+        let (read, took) = read_slowly(384, Duration::from_millis(1600)).await;
+        assert_eq!(read.unwrap().bytes.len(), 384 * PIECE_BYTES);
+        assert!(took > Duration::from_secs(600), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_cut_however_large_it_is() {
+        // Every try is cut within a minute, where 16 KiB a second would take four hours.
+        let (read, took) = read_slowly(1000, Duration::from_secs(16)).await;
+        let error = read.unwrap_err();
+        assert!(error.to_string().contains("too slowly"), "{error}");
+        assert!(took < Duration::from_secs(10 * 60), "{took:?}");
+    }
 
     #[test]
     fn a_range_is_written_as_the_protocol_has_it() {

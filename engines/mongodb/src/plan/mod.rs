@@ -6,9 +6,9 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use pitr_archive::catalogue::{Backup, BackupId, Catalogue};
+use pitr_archive::catalogue::{Backup, BackupId, Catalogue, listed_parts, present_parts};
 use pitr_archive::reader::LogReader;
-use pitr_archive::{ArchiveError, Reading, layout};
+use pitr_archive::{ArchiveError, Reading};
 
 use crate::base::{BaseError, BaseManifest, BaseReader};
 use crate::entry::Head;
@@ -333,28 +333,18 @@ impl Planner<'_> {
 
     /// Every part is there; their bytes.
     async fn prove_parts(&self, base: &Backup, manifest: &BaseManifest) -> Result<u64, PlanError> {
-        let id = base.id.to_string();
-        let prefix = format!("{}{id}/", layout::BASE);
-        let (first, end) = (layout::part(&id, 0), layout::part(&id, manifest.parts));
-        let store = self.reading.archive().store();
-        let listed = store
-            .list(&prefix, first.as_str()..end.as_str())
-            .await
-            .map_err(ArchiveError::from)?;
-        let missing = (0..manifest.parts).find(|&part| {
-            let object = listed.get(part as usize);
-            object.is_none_or(|object| layout::segment_seq(&object.key) != Some(part))
-        });
-        match missing {
-            Some(part) => {
-                let reason = format!("part {part} of {} is missing", manifest.parts);
-                Err(PlanError::Parts {
-                    id: base.id,
-                    reason,
-                })
-            }
-            None => Ok(listed.iter().map(|object| object.object_bytes).sum()),
+        let archive = self.reading.archive();
+        let listed = listed_parts(archive, base.id).await?;
+        let parts = present_parts(archive, base.id, manifest.parts, &listed).await?;
+        let missing = parts.len() as u64;
+        if missing < manifest.parts {
+            let reason = format!("part {missing} of {} is missing", manifest.parts);
+            return Err(PlanError::Parts {
+                id: base.id,
+                reason,
+            });
         }
+        Ok(parts.iter().map(|object| object.object_bytes).sum())
     }
 
     /// The last entry behind `t0` up to `stop`, and the first one after it.

@@ -2,10 +2,10 @@
 //! taken is read while the end of the log is still being searched: what a plan needs of it is needed soon anyway.
 
 use futures_util::future::join;
-use pitr_archive::catalogue::{Backup, BackupId};
+use pitr_archive::catalogue::{Backup, BackupId, listed_parts, present_parts};
 use pitr_archive::object::Kind;
 use pitr_archive::store::Listed;
-use pitr_archive::{Archive, ArchiveError, Reading, layout};
+use pitr_archive::{ArchiveError, Reading, layout};
 
 use super::error::PlanError;
 use crate::Target;
@@ -30,7 +30,7 @@ impl BaseAhead {
     ) -> Option<Self> {
         let id = guess(backups, target)?;
         let listed = async {
-            let listed = list_parts(reading.archive(), id).await;
+            let listed = listed_parts(reading.archive(), id).await;
             for object in listed.iter().flatten().take(parts) {
                 if let Some(seq) = layout::segment_seq(&object.key) {
                     let set = id.set_id();
@@ -99,7 +99,7 @@ pub(super) async fn prove_bases(
                 listed: ahead.listed.clone(),
             },
             None => {
-                let listed = list_parts(reading.archive(), id);
+                let listed = listed_parts(reading.archive(), id);
                 let (manifest, listed) = join(read_held(reading, id), listed).await;
                 &BaseAhead {
                     id,
@@ -108,19 +108,16 @@ pub(super) async fn prove_bases(
                 }
             }
         };
-        let (manifest, listed) = (&read.manifest, &read.listed);
-        let is_there = |part: u64| {
-            let object = listed.get(part as usize);
-            object.is_some_and(|object| layout::segment_seq(&object.key) == Some(part))
-        };
-        if let Some(part) = (0..manifest.parts).find(|&part| !is_there(part)) {
+        let manifest = &read.manifest;
+        let parts = present_parts(reading.archive(), id, manifest.parts, &read.listed).await?;
+        let missing = parts.len() as u64;
+        if missing < manifest.parts {
             return Err(damaged(format!(
-                "part {part} of {} is missing",
+                "part {missing} of {} is missing",
                 manifest.parts
             )));
         }
-        let parts = listed.iter().take(manifest.parts as usize);
-        bytes += parts.map(|object| object.object_bytes).sum::<u64>();
+        bytes += parts.iter().map(|object| object.object_bytes).sum::<u64>();
         objects += manifest.parts + 1;
         next = match &manifest.parent {
             Some(parent) => Some(
@@ -137,15 +134,6 @@ pub(super) async fn prove_bases(
     }
     bases.reverse();
     Ok((bases, bytes, objects))
-}
-
-/// All parts of a base that a listing shows, in order.
-async fn list_parts(archive: &Archive, id: BackupId) -> Result<Vec<Listed>, ArchiveError> {
-    let prefix = format!("{}{id}/", layout::BASE);
-    let id = id.to_string();
-    let (first, end) = (layout::part(&id, 0), layout::manifest(&id));
-    let listed = archive.store().list(&prefix, first.as_str()..end.as_str());
-    Ok(listed.await?)
 }
 
 /// Opens the manifest of a base backup.

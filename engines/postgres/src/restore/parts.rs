@@ -1,7 +1,8 @@
 //! The bytes of a base backup on their way from the store into files: parts are fetched in parallel, authenticated, unpacked
 //! frame by frame, written where the tree says, and recorded in the mark once they are durable.
 //!
-//! Memory: up to `jobs` sealed parts, and for each core one opened part and one frame; a part is at most 33 MiB of each.
+//! Memory: up to `jobs` parts, sealed or, where they were asked for ahead, opened; for each core one opened part and one frame; a part is
+//! at most 33 MiB of each.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -96,13 +97,21 @@ impl Parts {
         let archive = self.reading.archive();
         let key = layout::part(&self.backup.to_string(), seq);
         let expected = archive.expected(Kind::Part, None, self.backup.set_id(), seq);
-        let object = self.reading.object(&key, &expected).await?;
-        let object_bytes = pitr_archive::object::object_bytes(object.header().payload_bytes);
-        let core = cores
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
-        let opened = self.reading.open(object).await?;
+        let take_core = async || {
+            cores
+                .acquire()
+                .await
+                .expect("the semaphore is never closed")
+        };
+        let (opened, core) = match self.reading.opened_ahead(&key).await? {
+            Some(opened) => (opened, take_core().await),
+            None => {
+                let object = self.reading.object(&key, &expected).await?;
+                let core = take_core().await;
+                (self.reading.open(object).await?, core)
+            }
+        };
+        let object_bytes = pitr_archive::object::object_bytes(opened.header.payload_bytes);
         let tree = Arc::clone(&self.tree);
         let watch = Arc::clone(&self.watch);
         let work = move || write_part(&tree, &opened, &watch);
