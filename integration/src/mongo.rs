@@ -18,11 +18,23 @@ use crate::{Port, Site, wait_until};
 /// How long a member may take to start, to stop, to become primary.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// Which MongoDB.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Release {
+    /// 6.0.5, whose change streams refuse events of more than 16 MiB.
+    V6_0_5,
+    /// 6.0.27, whose change streams cut them into fragments.
+    V6_0_27,
+}
+
 /// Where `mongod` lies. Panics, naming the remedy, when it is not installed.
-fn program() -> PathBuf {
+fn program(release: Release) -> PathBuf {
     let servers = std::env::var_os("PITRD_SERVERS")
         .map_or_else(|| PathBuf::from("/var/tmp/pitrd-servers"), PathBuf::from);
-    let path = servers.join("mongodb6/bin/mongod");
+    let path = servers.join(match release {
+        Release::V6_0_5 => "mongodb6/bin/mongod",
+        Release::V6_0_27 => "mongodb6-late/bin/mongod",
+    });
     assert!(
         path.exists(),
         "{} is missing: MongoDB is not installed; run `make deps`",
@@ -41,6 +53,7 @@ struct Member {
 pub struct Mongo {
     site: Arc<Site>,
     name: String,
+    release: Release,
     arguments: Vec<String>,
     members: Vec<Member>,
     runtime: Runtime,
@@ -61,6 +74,11 @@ impl Mongo {
     /// A replica set of one member.
     pub fn single(site: &Arc<Site>, name: &str) -> Mongo {
         Mongo::start_new(site, name, 1, &[])
+    }
+
+    /// A replica set of one member of that release.
+    pub fn of(release: Release, site: &Arc<Site>, name: &str) -> Mongo {
+        Mongo::start_release(release, site, name, 1, &[], "")
     }
 
     /// A replica set of three members, which elect within seconds.
@@ -103,6 +121,17 @@ impl Mongo {
         arguments: &[&str],
         options: &str,
     ) -> Mongo {
+        Mongo::start_release(Release::V6_0_5, site, name, count, arguments, options)
+    }
+
+    fn start_release(
+        release: Release,
+        site: &Arc<Site>,
+        name: &str,
+        count: usize,
+        arguments: &[&str],
+        options: &str,
+    ) -> Mongo {
         let members = (0..count).map(|number| Member {
             port: Port::reserve(),
             data: site.directory(&format!("{name}-{number}")),
@@ -116,6 +145,7 @@ impl Mongo {
         let mut mongo = Mongo {
             site: site.clone(),
             name: name.to_owned(),
+            release,
             arguments: arguments.iter().map(|&a| a.to_owned()).collect(),
             members: members.collect(),
             runtime,
@@ -177,6 +207,11 @@ impl Mongo {
     /// The scratch directory that it lives in.
     pub fn site(&self) -> &Arc<Site> {
         &self.site
+    }
+
+    /// What its members are.
+    pub fn release(&self) -> Release {
+        self.release
     }
 
     /// Its name.
@@ -303,7 +338,7 @@ impl Mongo {
             self.members[member].process.is_none(),
             "member {member} runs already"
         );
-        let mut command: Command = self.site.command(&program());
+        let mut command: Command = self.site.command(&program(self.release));
         command
             .args([
                 "--replSet",

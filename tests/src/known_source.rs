@@ -17,6 +17,8 @@ pub struct KnownSource {
     acknowledged: AtomicU64,
     /// Bytes before it were removed, acknowledged or not: a slot was lost.
     lost_before: AtomicU64,
+    /// Everything before it was read by somebody.
+    read_up_to: AtomicU64,
 }
 
 impl KnownSource {
@@ -33,6 +35,7 @@ impl KnownSource {
             bytes: bytes.into(),
             acknowledged: AtomicU64::new(start),
             lost_before: AtomicU64::new(start),
+            read_up_to: AtomicU64::new(start),
         })
     }
 
@@ -52,6 +55,12 @@ impl KnownSource {
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// How far somebody has read.
+    #[must_use]
+    pub fn read_up_to(&self) -> u64 {
+        self.read_up_to.load(Ordering::SeqCst)
     }
 
     /// Tells it that everything before `position` is durable: it forgets that.
@@ -89,7 +98,9 @@ impl KnownSource {
             "acknowledged up to {acknowledged:#x}, and {position:#x} is asked for again"
         );
         assert!(position >= self.first_left(), "{position:#x} was removed");
-        self.known(position, self.end().min(position + length as u64))
+        let end = self.end().min(position + length as u64);
+        self.read_up_to.fetch_max(end, Ordering::SeqCst);
+        self.known(position, end)
     }
 }
 

@@ -78,6 +78,38 @@ fn a_broken_medium_stops_the_writer_and_nothing_more_is_acknowledged() {
     assert!(stopped > 20, "only {stopped} calls broke");
 }
 
+#[test]
+fn a_segment_that_is_old_grows_while_the_store_is_busy_and_reading_goes_on() {
+    let (medium, source) = (MemoryStore::new(), KnownSource::new(START, 60_000));
+    let store = FaultStore::new(medium.clone());
+    store.inject(u64::MAX, Fault::HangBefore, Call::puts_segment);
+    let pace = Pace {
+        segment_bytes: 1 << 20,
+        piece_bytes: 100,
+        in_flight: 1,
+        // Whatever the clock says, a segment that holds something is old.
+        linger: Duration::ZERO,
+        ..Pace::SMALL
+    };
+    runtime().block_on(async {
+        let (shared, same) = (Arc::new(store.clone()), Arc::clone(&source));
+        let life = tokio::spawn(async move { archive_all(shared, &same, pace).await });
+        // All of it is read, though nothing of it is taken.
+        while source.read_up_to() < source.end() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(source.acknowledged(), START);
+        store.heal();
+        assert_eq!(life.await.unwrap().unwrap(), source.end());
+    });
+    runtime().block_on(check_whole(Arc::new(medium.clone()), &source, source.end()));
+    // One under way, one behind it, the one that grew, and what was read and not yet cut when the store went on; of 600 pieces.
+    let keys = medium.keys().into_iter();
+    let segments = keys.filter(|key| key.starts_with("log/") && !key.ends_with("/head"));
+    let count = segments.count();
+    assert!((2..30).contains(&count), "{count} segments");
+}
+
 /// Lets every put of a segment suffer `fault` for ten minutes; then all is well again.
 fn ten_minutes_of(fault: Fault) {
     let (medium, source) = (MemoryStore::new(), KnownSource::new(START, 9_500));

@@ -86,6 +86,8 @@ pub(super) struct Segmenter {
     slots: VecDeque<Slot>,
     next_seq: u64,
     open: Option<Open>,
+    /// The source's last clock and the end of its log then, on their way to the pump.
+    clock: Option<(i64, u64)>,
 }
 
 impl Segmenter {
@@ -125,6 +127,7 @@ impl Segmenter {
             slots,
             next_seq: resume.next_seq,
             open: None,
+            clock: None,
         }
     }
 
@@ -133,36 +136,43 @@ impl Segmenter {
         mut self,
         mut commands: mpsc::Receiver<Command>,
     ) -> Result<(), ArchiveError> {
+        let out = self.out.clone();
         loop {
             let deadline = self.open.as_ref().map(|open| open.deadline);
+            let is_old = deadline.is_some_and(|deadline| deadline <= Instant::now());
+            // What is old and cannot go yet grows: what comes meanwhile is taken, up to the size that closes a segment.
             let command = tokio::select! {
-                command = commands.recv() => command,
-                () = sleep_until(deadline) => {
-                    if !self.close().await {
-                        return Ok(());
+                biased;
+                room = out.reserve(), if is_old || self.clock.is_some() => {
+                    // The pump has stopped and its error is the one that counts.
+                    let Ok(room) = room else { return Ok(()) };
+                    if let Some(cut) = self.take_clock().or_else(|| self.cut()) {
+                        room.send(cut);
                     }
                     continue;
                 }
+                command = commands.recv() => command,
+                () = sleep_until(deadline), if !is_old => continue,
             };
-            let goes_on = match command {
-                Some(Command::Append(piece)) => self.append(piece).await?,
-                Some(Command::Clock { clock, end }) => {
-                    self.out.send(Cut::Clock { clock, end }).await.is_ok()
+            match command {
+                Some(Command::Append(piece)) => {
+                    if !self.append(piece).await? {
+                        return Ok(());
+                    }
                 }
+                // A later one says more than the one that still waits.
+                Some(Command::Clock { clock, end }) => self.clock = Some((clock, end)),
                 None => {
                     self.end().await;
                     return Ok(());
                 }
-            };
-            let expired = self
-                .open
-                .as_ref()
-                .is_some_and(|open| open.deadline <= Instant::now());
-            if !goes_on || (expired && !self.close().await) {
-                // The pump has stopped and its error is the one that counts.
-                return Ok(());
             }
         }
+    }
+
+    fn take_clock(&mut self) -> Option<Cut> {
+        let (clock, end) = self.clock.take()?;
+        Some(Cut::Clock { clock, end })
     }
 
     /// False: the pump has stopped.
@@ -366,14 +376,25 @@ impl Segmenter {
         if self.open.as_ref().is_some_and(|open| open.refill) {
             self.open = None;
         }
+        if let Some(clock) = self.take_clock()
+            && self.out.send(clock).await.is_err()
+        {
+            return;
+        }
         self.close().await;
     }
 
     /// Closes the open segment, if there is one. False: the pump has stopped.
     async fn close(&mut self) -> bool {
-        let Some(mut open) = self.open.take() else {
-            return true;
-        };
+        match self.cut() {
+            Some(cut) => self.out.send(cut).await.is_ok(),
+            None => true,
+        }
+    }
+
+    /// The open segment, closed.
+    fn cut(&mut self) -> Option<Cut> {
+        let mut open = self.open.take()?;
         self.compress(&mut open);
         let annotation = self.annotate.cut();
         let Open {
@@ -383,18 +404,14 @@ impl Segmenter {
             frames,
             ..
         } = open;
-        let end = self.position;
-        self.out
-            .send(Cut::Segment {
-                seq,
-                start,
-                end,
-                refill,
-                frames,
-                annotation,
-            })
-            .await
-            .is_ok()
+        Some(Cut::Segment {
+            seq,
+            start,
+            end: self.position,
+            refill,
+            frames,
+            annotation,
+        })
     }
 }
 

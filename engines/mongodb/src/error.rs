@@ -3,6 +3,7 @@
 use mongodb::error::ErrorKind;
 use pitr_archive::ArchiveError;
 
+use crate::server_error::{ServerError, without_command};
 use crate::source::SourceError;
 
 const UNAUTHORIZED: [i32; 2] = [13, 8000];
@@ -33,7 +34,7 @@ pub enum EngineError {
     Certificate(String),
     /// The server or the way to it failed.
     #[error("the server: {0}")]
-    Server(#[source] mongodb::error::Error),
+    Server(ServerError),
     /// The server said something that it never says.
     #[error("the server's answer has no {0}")]
     Answer(&'static str),
@@ -94,12 +95,11 @@ impl From<mongodb::error::Error> for EngineError {
             }
             ErrorKind::Command(command) if UNAUTHORIZED.contains(&command.code) => Self::Refused {
                 what: "a command",
-                message: command.message.clone(),
+                message: without_command(&command.message).to_owned(),
             },
-            ErrorKind::ServerSelection { message, .. } => {
-                certificate(message).map_or_else(|| Self::Server(error.clone()), Self::Certificate)
-            }
-            _ => Self::Server(error),
+            ErrorKind::ServerSelection { message, .. } => certificate(message)
+                .map_or_else(|| Self::Server(error.clone().into()), Self::Certificate),
+            _ => Self::Server(error.into()),
         }
     }
 }

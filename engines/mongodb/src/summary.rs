@@ -40,6 +40,15 @@ impl NamespaceCounts {
             Op::Other => &mut self.others,
         } += 1;
     }
+
+    fn merge(&mut self, later: Self) {
+        self.inserts += later.inserts;
+        self.updates += later.updates;
+        self.deletes += later.deletes;
+        self.commands += later.commands;
+        self.noops += later.noops;
+        self.others += later.others;
+    }
 }
 
 /// A change of the catalogue.
@@ -106,6 +115,33 @@ impl LogSummary {
         if let Some(command) = head.command().filter(|command| is_definition(command)) {
             self.define(head, command);
         }
+    }
+
+    /// Takes in what was observed of the entries that follow.
+    pub(crate) fn merge(&mut self, later: Self) {
+        self.entries += later.entries;
+        self.term_first = self.term_first.or(later.term_first);
+        self.term_last = later.term_last.or(self.term_last);
+        self.first = self.first.or(later.first);
+        self.last = later.last.or(self.last);
+        self.walls = match (self.walls, later.walls) {
+            (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
+            (one, other) => one.or(other),
+        };
+        self.incomplete |= later.incomplete;
+        for (namespace, counts) in later.counts {
+            if let Some(known) = self.counts.get_mut(&namespace) {
+                known.merge(counts);
+            } else if self.counts.len() == LIST_MAX {
+                self.incomplete = true;
+            } else {
+                self.counts.insert(namespace, counts);
+            }
+        }
+        let room = LIST_MAX - self.definitions.len();
+        self.incomplete |= later.definitions.len() > room;
+        self.definitions
+            .extend(later.definitions.into_iter().take(room));
     }
 
     fn count(&mut self, head: &Head<'_>) {
@@ -224,6 +260,60 @@ mod tests {
         ];
         assert_eq!(changes, expected);
         assert_eq!(read.walls, Some((5_005_000, 7_005_000)));
+    }
+
+    #[test]
+    fn what_was_observed_in_parts_is_what_was_observed_at_once() {
+        let entries = [
+            entry(5, 1, "c", "a.$cmd", doc! { "create": "b" }),
+            entry(5, 2, "i", "a.b", doc! { "_id": 1 }),
+            entry(6, 1, "n", "", doc! {}),
+            entry(6, 2, "d", "a.b", doc! { "_id": 1 }),
+            entry(6, 3, "u", "a.c", doc! { "_id": 1 }),
+            entry(7, 1, "c", "a.$cmd", doc! { "drop": "b" }),
+        ];
+        let observed = |entries: &[bson::RawDocumentBuf]| {
+            let mut summary = LogSummary::default();
+            for entry in entries {
+                summary.observe(&Head::read(entry).unwrap());
+            }
+            summary
+        };
+        for at in 0..=entries.len() {
+            let mut merged = observed(&entries[..at]);
+            merged.merge(observed(&entries[at..]));
+            assert_eq!(merged, observed(&entries));
+        }
+    }
+
+    #[test]
+    fn parts_with_too_many_namespaces_or_changes_are_said_to_have_too_many() {
+        let names = |numbers: std::ops::Range<usize>| {
+            let named = |number| (format!("a.{number}"), NamespaceCounts::default());
+            let counts = numbers.map(named).collect();
+            LogSummary {
+                counts,
+                ..LogSummary::default()
+            }
+        };
+        let mut all = names(0..LIST_MAX);
+        all.merge(names(5..LIST_MAX));
+        assert!(!all.incomplete);
+        all.merge(names(LIST_MAX..LIST_MAX + 1));
+        assert!(all.incomplete && all.counts.len() == LIST_MAX);
+        let changes = |count: u32| {
+            let mut summary = LogSummary::default();
+            for number in 0..count {
+                let create = entry(1, number, "c", "a.$cmd", doc! { "create": "b" });
+                summary.observe(&Head::read(&create).unwrap());
+            }
+            summary
+        };
+        let mut all = changes(LIST_MAX as u32 - 1);
+        all.merge(changes(1));
+        assert!(!all.incomplete);
+        all.merge(changes(1));
+        assert!(all.incomplete && all.definitions.len() == LIST_MAX);
     }
 
     #[test]

@@ -150,14 +150,14 @@ async fn held(mongo: &Mongo, db: &str, info: &Document) -> Held {
     }
 }
 
-/// Restores what `source` holds now, while nobody writes to it, into a server of its own. What that is.
+/// Restores what `source` holds now, while nobody writes to it, into a server of its own, of the same release. What that is.
 #[track_caller]
 pub(crate) fn assert_restored(site: &Arc<Site>, source: &Mongo, daemon: &Daemon) -> Deployment {
     let client = source.client();
     let to = source.block_on(newest(&client));
     let held = source.block_on(Deployment::of(source));
     daemon.wait_covered(source);
-    let target = Mongo::single(site, "target");
+    let target = Mongo::of(source.release(), site, "target");
     let (at, uri) = (format!("ts:{to}"), target.uri());
     let restored = daemon.tool().restore(&[&at], Path::new(&uri));
     restored.success("restore");

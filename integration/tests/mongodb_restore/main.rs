@@ -8,7 +8,9 @@ mod churn;
 mod compare;
 mod copies;
 mod elections;
+mod late_release;
 mod places;
+mod unquoted;
 mod workload;
 
 use std::collections::BTreeMap;

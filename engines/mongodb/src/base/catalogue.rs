@@ -8,7 +8,7 @@ use mongodb::{Client, Database};
 
 use super::manifest::{Collection, CollectionKind};
 use super::views;
-use crate::{EngineError, LogKind};
+use crate::{EngineError, LogKind, ServerError};
 
 const NAMESPACE_NOT_FOUND: i32 = 26;
 /// A view on something that is gone or cannot be listed has no indexes either.
@@ -156,12 +156,10 @@ pub(super) fn binary(uuid: Uuid) -> Binary {
 }
 
 /// True if the server says that there is no such collection.
-pub(super) fn is_gone(error: &mongodb::error::Error) -> bool {
-    let code = match &*error.kind {
-        mongodb::error::ErrorKind::Command(command) => command.code,
-        _ => return false,
-    };
-    code == NAMESPACE_NOT_FOUND || NOT_A_COLLECTION.contains(&code)
+pub(super) fn is_gone(error: &ServerError) -> bool {
+    error.command().is_some_and(|command| {
+        command.code == NAMESPACE_NOT_FOUND || NOT_A_COLLECTION.contains(&command.code)
+    })
 }
 
 /// An estimate; nothing but progress and the choice of ranges depends on it.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::catalogue::{Found, binary, is_gone};
 use super::manifest::{Collection, Extent};
 use super::take::Progress;
-use crate::{ClusterTime, EngineError};
+use crate::{ClusterTime, EngineError, ServerError};
 
 /// Documents travel to the writer in pieces of about this size, each an extent.
 const PIECE_BYTES: usize = 4 << 20;
@@ -211,8 +211,9 @@ async fn run(
     ))
 }
 
-fn is_killed(error: &mongodb::error::Error) -> bool {
-    matches!(&*error.kind, mongodb::error::ErrorKind::Command(command) if KILLED.contains(&command.code))
+fn is_killed(error: &ServerError) -> bool {
+    let command = error.command();
+    command.is_some_and(|command| KILLED.contains(&command.code))
 }
 
 async fn read(

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::ClusterTime;
 
 const VERSION: i32 = 1;
+/// The smallest document.
+const DOCUMENT_BYTES_MIN: u64 = 5;
 
 /// A range of the copy's contents, which are what all parts hold, end to end: whole documents of one collection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -117,8 +119,8 @@ pub enum ManifestError {
     /// Written by a later release.
     #[error("the base copy's manifest has version {0}, this release reads version {VERSION}")]
     Version(i32),
-    /// An extent lies outside the contents, or one on top of another.
-    #[error("the base copy's manifest places documents of {0} outside its contents")]
+    /// An extent lies outside the contents, is too short for its documents, or all are longer than the contents.
+    #[error("the base copy's manifest places documents of {0} where they cannot be")]
     Outside(String),
     /// T1 before T0.
     #[error("the base copy's manifest ends before it begins")]
@@ -144,13 +146,19 @@ impl BaseManifest {
         if manifest.t1 < manifest.t0 {
             return Err(ManifestError::Backwards);
         }
+        let mut left = manifest.contents_bytes;
         for collection in &manifest.collections {
-            let inside = |extent: &Extent| {
+            let fits = |extent: &Extent| {
                 let end = extent.offset.checked_add(extent.bytes);
-                end.is_some_and(|end| end <= manifest.contents_bytes)
+                // No byte is a document's twice; so sums over extents stay numbers.
+                let rest = left.checked_sub(extent.bytes);
+                left = rest.unwrap_or(0);
+                rest.is_some()
+                    && end.is_some_and(|end| end <= manifest.contents_bytes)
+                    && extent.documents <= extent.bytes / DOCUMENT_BYTES_MIN
                     && extent.part < manifest.parts
             };
-            if !collection.extents.iter().all(inside) {
+            if !collection.extents.iter().all(fits) {
                 return Err(ManifestError::Outside(collection.namespace()));
             }
         }
@@ -232,6 +240,28 @@ pub(crate) mod tests {
             BaseManifest::decode(&beyond.encode().unwrap()),
             Err(ManifestError::Outside(_))
         ));
+        for wrong in [
+            // On top of the first one.
+            Extent {
+                part: 0,
+                offset: 10,
+                bytes: 60,
+                documents: 1,
+            },
+            Extent {
+                part: 1,
+                offset: 60,
+                bytes: 40,
+                documents: 9,
+            },
+        ] {
+            let mut crowded = manifest();
+            crowded.collections[0].extents[1] = wrong;
+            assert!(matches!(
+                BaseManifest::decode(&crowded.encode().unwrap()),
+                Err(ManifestError::Outside(_))
+            ));
+        }
         let mut backwards = manifest();
         backwards.t1 = ClusterTime::new(9, 0);
         assert!(matches!(

@@ -5,6 +5,7 @@ use pitr_archive::object::Proofs;
 use pitr_archive::writer::{Annotate, Annotation};
 
 use super::Fcv;
+use super::digests::Digests;
 use crate::entry::{Head, Op};
 use crate::summary::LogSummary;
 use crate::{ClusterTime, FCV_ID, FCV_NAMESPACE, LogKind};
@@ -14,18 +15,34 @@ pub(super) struct Annotator {
     fcv: Fcv,
     later: Option<(ClusterTime, String)>,
     summary: LogSummary,
+    digests: Digests,
 }
 
 impl Annotator {
     /// `fcv` is the version where the log begins; of a change stream, which does not tell of it, whoever asks keeps it up to date.
     /// Where it was not known, `later` says from when on it is what, unless entries before that change it.
-    pub(super) fn new(kind: LogKind, fcv: Fcv, later: Option<(ClusterTime, String)>) -> Self {
+    /// Of what lies in `digests` no entry is read again.
+    pub(super) fn new(
+        kind: LogKind,
+        fcv: Fcv,
+        later: Option<(ClusterTime, String)>,
+        digests: Digests,
+    ) -> Self {
         Self {
             kind,
             fcv,
             later,
             summary: LogSummary::default(),
+            digests,
         }
+    }
+
+    /// What was noted of these bytes, unless the version becomes known in them.
+    fn noted(&self, start: u64, bytes: &[u8]) -> Option<LogSummary> {
+        let noted = self.digests.take(start, bytes.len())?;
+        let later = self.later.as_ref();
+        let before = later.is_none_or(|(from, _)| noted.last < Some(*from));
+        before.then_some(noted)
     }
 
     fn note_version(&mut self, version: &str) {
@@ -34,7 +51,11 @@ impl Annotator {
 }
 
 impl Annotate for Annotator {
-    fn observe(&mut self, _start: u64, bytes: &[u8]) -> bool {
+    fn observe(&mut self, start: u64, bytes: &[u8]) -> bool {
+        if let Some(noted) = self.noted(start, bytes) {
+            self.summary.merge(noted);
+            return false;
+        }
         for entry in self.kind.entries(bytes) {
             match entry {
                 Ok((head, entry)) => {
@@ -72,7 +93,7 @@ impl Annotate for Annotator {
 }
 
 /// What an entry of the oplog makes the feature compatibility version, empty if that cannot be told; `None` if it leaves it alone.
-fn version_set_by<'a>(head: &Head<'a>, entry: &'a RawDocument) -> Option<&'a str> {
+pub(super) fn version_set_by<'a>(head: &Head<'a>, entry: &'a RawDocument) -> Option<&'a str> {
     if head.ns != FCV_NAMESPACE {
         return None;
     }
@@ -113,7 +134,7 @@ mod tests {
 
     fn after(entries: &[RawDocumentBuf]) -> String {
         let fcv = Arc::new(Mutex::new("6.0".to_owned()));
-        let mut annotator = Annotator::new(LogKind::Oplog, fcv, None);
+        let mut annotator = Annotator::new(LogKind::Oplog, fcv, None, Digests::default());
         for entry in entries {
             assert!(!annotator.observe(0, entry.as_bytes()));
         }
@@ -159,7 +180,8 @@ mod tests {
         };
         let versions = |entries: &[RawDocumentBuf]| {
             let later = Some((ClusterTime::new(6, 1), "6.0".to_owned()));
-            let mut annotator = Annotator::new(LogKind::Oplog, Fcv::default(), later);
+            let mut annotator =
+                Annotator::new(LogKind::Oplog, Fcv::default(), later, Digests::default());
             let cut = |entry: &RawDocumentBuf| {
                 annotator.observe(0, entry.as_bytes());
                 LogSummary::decode(&annotator.cut().summary).unwrap().fcv
@@ -174,6 +196,39 @@ mod tests {
             versions(&[at(5, FCV_NAMESPACE), at(6, "a.b"), at(7, "a.b")]),
             ["7.0", "7.0", "7.0"]
         );
+    }
+
+    #[test]
+    fn noted_or_read_again_the_summary_is_the_same() {
+        let at = |seconds: u32| {
+            let entry = doc! {
+                "op": "i", "ns": "a.b", "o": { "_id": 1 }, "ts": Timestamp { time: seconds, increment: 1 },
+                "wall": DateTime::from_millis(seconds.into()),
+            };
+            RawDocumentBuf::try_from(&entry).unwrap()
+        };
+        let summaries = |noted: bool| {
+            let later = Some((ClusterTime::new(7, 1), "6.0".to_owned()));
+            let digests = Digests::default();
+            let mut annotator =
+                Annotator::new(LogKind::Oplog, Fcv::default(), later, digests.clone());
+            let cut = |seconds: u32| {
+                let entry = at(seconds);
+                let (start, bytes) = (ClusterTime::new(seconds, 1), entry.as_bytes());
+                if noted {
+                    let mut summary = LogSummary::default();
+                    summary.observe(&Head::read(&entry).unwrap());
+                    digests.push(start, bytes.len(), summary);
+                }
+                annotator.observe(start.0, bytes);
+                annotator.cut()
+            };
+            [5, 6, 7, 8].map(cut)
+        };
+        let noted = summaries(true);
+        assert_eq!(noted, summaries(false));
+        let versions = noted.map(|cut| LogSummary::decode(&cut.summary).unwrap().fcv);
+        assert_eq!(versions, ["", "", "6.0", "6.0"]);
     }
 
     #[test]

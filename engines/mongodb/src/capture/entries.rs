@@ -3,8 +3,11 @@
 use bson::raw::RawDocument;
 
 use super::Last;
+use super::annotate::version_set_by;
+use super::digests::Digests;
 use super::pieces::{Pieces, Ready};
 use crate::entry::{Head, Op};
+use crate::summary::LogSummary;
 use crate::{ClusterTime, EngineError};
 
 /// While nothing else happens, the no-ops by which an idle primary moves its clock are kept back, so many at most: an idle source
@@ -20,16 +23,21 @@ pub(super) struct Entries {
     last: ClusterTime,
     /// All that was collected are no-ops of an idle primary.
     idle: bool,
+    /// Of all that was collected; `None` if the annotator has to look at it, because it changes the compatibility version.
+    noted: Option<LogSummary>,
+    digests: Digests,
 }
 
 impl Entries {
     /// Positions begin at `start`; the entries follow `last`, at the latest just before `start`. The first ones do not wait, whatever
-    /// they are.
-    pub(super) fn new(start: ClusterTime, last: Option<Last>) -> Self {
+    /// they are. What they say of themselves goes into `digests`.
+    pub(super) fn new(start: ClusterTime, last: Option<Last>, digests: Digests) -> Self {
         Self {
             pieces: Pieces::new(start, last, ENTRY_BYTES_MAX),
             last: last.map_or(start.previous(), |last| last.ts),
             idle: false,
+            noted: Some(LogSummary::default()),
+            digests,
         }
     }
 
@@ -50,6 +58,11 @@ impl Entries {
         self.pieces.end(head.ts, Some((last, head.wall)));
         self.last = head.ts;
         self.idle &= is_idle_noop(&head);
+        if version_set_by(&head, entry).is_some() {
+            self.noted = None;
+        } else if let Some(noted) = &mut self.noted {
+            noted.observe(&head);
+        }
         Ok(self.pieces.is_full())
     }
 
@@ -59,6 +72,9 @@ impl Entries {
             return None;
         }
         let ready = self.pieces.flush()?;
+        if let Some(noted) = self.noted.replace(LogSummary::default()) {
+            self.digests.push(ready.start, ready.bytes.len(), noted);
+        }
         self.idle = true;
         Some(ready)
     }
@@ -91,7 +107,7 @@ mod tests {
             ts: ClusterTime::new(4, 9),
             sign: 1,
         };
-        Entries::new(ClusterTime::new(5, 0), Some(last))
+        Entries::new(ClusterTime::new(5, 0), Some(last), Digests::default())
     }
 
     #[test]
@@ -158,6 +174,35 @@ mod tests {
             intake.take(&noop(increment)).unwrap();
         }
         assert_eq!(intake.flush().unwrap().ends.len(), IDLE_NOOPS_MAX);
+    }
+
+    #[test]
+    fn a_piece_is_noted_as_it_is_read_unless_it_changes_the_version() {
+        let mut intake = intake();
+        let documents = [
+            entry(5, 1, "i", "a.b", doc! { "_id": 1 }),
+            entry(5, 2, "c", "a.$cmd", doc! { "drop": "b" }),
+        ];
+        let mut expected = LogSummary::default();
+        for document in &documents {
+            expected.observe(&Head::read(document).unwrap());
+            intake.take(document).unwrap();
+        }
+        let ready = intake.flush().unwrap();
+        let noted =
+            |ready: &Ready, intake: &Entries| intake.digests.take(ready.start.0, ready.bytes.len());
+        assert_eq!(noted(&ready, &intake), Some(expected));
+        let version = doc! { "_id": crate::FCV_ID, "version": "7.0" };
+        intake
+            .take(&entry(5, 3, "i", crate::FCV_NAMESPACE, version))
+            .unwrap();
+        let ready = intake.flush().unwrap();
+        assert_eq!(noted(&ready, &intake), None);
+        intake
+            .take(&entry(5, 4, "i", "a.b", doc! { "_id": 2 }))
+            .unwrap();
+        let ready = intake.flush().unwrap();
+        assert!(noted(&ready, &intake).is_some_and(|noted| noted.entries == 1));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod ahead;
 mod annotate;
+mod digests;
 mod entries;
 mod events;
 mod fragments;

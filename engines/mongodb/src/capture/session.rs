@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::ahead::Ahead;
 use super::annotate::Annotator;
+use super::digests::Digests;
 use super::entries::Entries;
 use super::events::{self, ChangeStream};
 use super::groups::{Groups, Notes};
@@ -66,8 +67,9 @@ impl Capture {
         let Some((batches, (at_start, later))) = self.until_stop(both).await? else {
             return Ok(());
         };
+        let digests = Digests::default();
         let intake = match kind {
-            LogKind::Oplog => Intake::Oplog(Entries::new(from, last)),
+            LogKind::Oplog => Intake::Oplog(Entries::new(from, last, digests.clone())),
             LogKind::Events => {
                 let notes = if resume.durable() == Some(from.0) {
                     resume
@@ -88,7 +90,7 @@ impl Capture {
             from.0,
             self.settings.log.clone(),
             self.compressor.clone(),
-            Box::new(Annotator::new(kind, Arc::clone(&fcv), later)),
+            Box::new(Annotator::new(kind, Arc::clone(&fcv), later, digests)),
         );
         let durable = log.progress().borrow().durable;
         let what = match kind {

@@ -149,6 +149,7 @@ pub struct Elements<'a> {
 impl<'a> Iterator for Elements<'a> {
     type Item = Result<Element<'a>, Malformed>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let (&kind, after) = self.rest.split_first()?;
         let element = element(kind, self.rest, after);
@@ -160,6 +161,7 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
+#[inline]
 fn element<'a>(kind: u8, all: &'a [u8], after: &'a [u8]) -> Result<Element<'a>, Malformed> {
     let name_bytes = after.iter().position(|byte| *byte == 0).ok_or(Malformed)?;
     let (name, value) = (&after[..name_bytes], &after[name_bytes + 1..]);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::base::BaseError;
 use crate::fold::FoldError;
 use crate::log::LogError;
+use crate::server_error::ServerError;
 
 /// A restore that did not come to its end. What it left behind is marked as incomplete.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +37,7 @@ pub enum RestoreError {
         /// What was being done, in the present tense.
         doing: String,
         /// What happened.
-        source: Box<mongodb::error::Error>,
+        source: Box<ServerError>,
     },
     /// What was loaded is not what was folded.
     #[error(
@@ -78,7 +79,7 @@ impl RestoreError {
         let doing = doing.into();
         move |source| Self::Server {
             doing,
-            source: Box::new(source),
+            source: Box::new(source.into()),
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use mongodb::Client;
 use mongodb::bson::doc;
-use mongodb::error::ErrorKind;
 
 use super::room::FUNCTIONS;
 use super::{Load, raw};
@@ -42,7 +41,8 @@ fn is_there(error: &RestoreError) -> bool {
     let RestoreError::Server { source, .. } = error else {
         return false;
     };
-    matches!(&*source.kind, ErrorKind::Command(command) if command.code == NAMESPACE_EXISTS)
+    let command = source.command();
+    command.is_some_and(|command| command.code == NAMESPACE_EXISTS)
 }
 
 async fn create(client: &Client, db: &str, name: &str, options: &[u8]) -> Result<(), RestoreError> {
@@ -187,7 +187,14 @@ pub(super) async fn accounts(
             .await
             .map_err(RestoreError::server(doing()))?;
         if let Ok(errors) = answer.get_array("writeErrors") {
-            return Err(RestoreError::Request(format!("{}: {errors:?}", doing())));
+            // Its words quote the account; its code does not.
+            let first = errors.first().and_then(|error| error.as_document());
+            let first = first.and_then(|error| error.get_i32("code").ok());
+            let code = first.map_or_else(|| "no code".into(), |code| format!("code {code}"));
+            return Err(RestoreError::Request(format!(
+                "{}: it answers {code}",
+                doing()
+            )));
         }
     }
     Ok(())
