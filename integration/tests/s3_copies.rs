@@ -128,3 +128,54 @@ fn a_copy_that_is_away_holds_nobody_up_catches_up_and_repairs_the_archive() {
     let said = tool.run(&["sync"]).success("sync").stdout;
     assert!(said.contains(" 0 objects"), "{said}");
 }
+
+#[test]
+fn a_copy_that_lags_is_restored_up_to_where_it_is_whole() {
+    let site = Site::new("copylag");
+    let store = ObjectServer::start(&site, Dialect::Moto);
+    let proxy = FaultProxy::start(store.number());
+    let server = Postgres::start_new(&site, V17, "primary", "");
+    let mut settings = Settings::new(&server, "pitrd");
+    let copy = store.url_through(proxy.port(), "orders");
+    settings.more = format!("[[archive.copy]]\nurl = \"{copy}\"");
+    let mut daemon = Daemon::prepare(&site, settings);
+    daemon.start();
+    daemon.wait_streaming(&server);
+    server.pgbench_init(1);
+    daemon.tool().backup(&[]);
+    daemon.tool().run(&["sync"]).success("sync");
+    let early = Fingerprint::take(&server);
+    daemon.wait_archived(&server);
+    wait_until("the copy to have it", PATIENCE, || {
+        daemon.tool().status()["places"][1]["segments_behind"] == 0
+    });
+
+    // One segment does not get there; what comes after it may.
+    let mut refused = None::<String>;
+    proxy.script(move |call| {
+        let wanted = refused.as_ref().is_none_or(|path| *path == call.path);
+        let refuse = wanted && call.puts("/log/") && !call.path.contains("/head");
+        if refuse {
+            refused = Some(call.path.clone());
+        }
+        refuse.then_some(Fault::Refuse(503, "SlowDown"))
+    });
+    for _ in 0..4 {
+        server.pgbench(2, 50);
+        daemon.wait_archived(&server);
+    }
+    wait_until("the segment to be refused", PATIENCE, || proxy.faults() > 3);
+    let last = Fingerprint::take(&server);
+    daemon.wait_archived(&server);
+    let restored = restored_from(&site, &daemon, &store.url("orders"), "lagging");
+    early.assert_restored_in(&restored, "the copy alone, while it lags");
+    drop(restored);
+
+    proxy.heal();
+    wait_until("the copy to catch up", PATIENCE, || {
+        daemon.tool().status()["places"][1]["segments_behind"] == 0
+    });
+    let restored = restored_from(&site, &daemon, &store.url("orders"), "caught-up");
+    last.assert_restored_in(&restored, "the copy alone, when it has caught up");
+    assert_eq!(daemon.stop(), 0);
+}
