@@ -236,7 +236,9 @@ def bench_backup_and_restore(scratch, server):
 
 
 def replayed(scratch, data, name, more):
-    """Seconds of redo, by the server's own log, until recovery ends at its target."""
+    """Seconds of redo, by the server's own log, until recovery ends at its target. What the preparation wrote is on the disk before:
+    its writing back would be measured with whoever syncs."""
+    os.sync()
     server = Server(scratch, name, data=data, settings=["shared_buffers=512MB", "max_wal_size=20GB"])
     log = scratch.path(f"{name}.log")
     if os.path.exists(log):
