@@ -90,16 +90,20 @@ impl Frame {
     }
 
     fn made(plaintext: &[u8], setting: Setting) -> Self {
+        /// A context for each setting in use, and the room that the longest result takes: made once for each compressing thread.
+        #[derive(Default)]
+        struct Kit {
+            compressors: Vec<(Setting, Compressor<'static>)>,
+            room: Vec<u8>,
+        }
         thread_local! {
-            // A context for each setting in use, and the room that the longest result takes: made once for each compressing thread.
-            static COMPRESSORS: RefCell<(Vec<(Setting, Compressor<'static>)>, Vec<u8>)> =
-                const { RefCell::new((Vec::new(), Vec::new())) };
+            static KIT: RefCell<Kit> = RefCell::default();
         }
         assert!(
             plaintext.len() <= FRAME_BYTES_MAX,
             "a frame holds at most {FRAME_BYTES_MAX} bytes"
         );
-        let compressed = COMPRESSORS.with_borrow_mut(|(compressors, room)| {
+        let compressed = KIT.with_borrow_mut(|Kit { compressors, room }| {
             room.resize(zstd::zstd_safe::compress_bound(FRAME_BYTES_MAX), 0);
             let known = compressors.iter().position(|(made, _)| *made == setting);
             let known = known.unwrap_or_else(|| {
