@@ -1,6 +1,8 @@
 //! The command line of `pitr-tool`, whole: a contract that scripts rely on. What is parsed here goes to the module of
 //! the subcommand.
 
+use std::ffi::OsString;
+
 use clap::{Parser, Subcommand};
 use pitrd::exit::Exit;
 
@@ -66,7 +68,38 @@ Examples:
 Exit codes: 0 done; 1 the answer is no; 2 usage or configuration; 3 the target cannot be reached; 4 keys;
 5 fenced, or the archive belongs to another; 6 store or source unavailable; 7 damage in the archive.";
 
+/// As much of the command line as `wal-fetch` has: the server waits for it at every file, and what takes longest of a call is to
+/// build the whole.
+#[derive(Parser)]
+#[command(name = "pitr-tool")]
+struct WalFetchOnly {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    command: WalFetchCommand,
+}
+
+#[derive(Subcommand)]
+enum WalFetchCommand {
+    WalFetch(wal_fetch::Args),
+}
+
 impl Cli {
+    /// Reads the command line, its own name first.
+    ///
+    /// # Errors
+    /// It is not one of ours, or asks for help or the version: what to print.
+    pub fn read(line: Vec<OsString>) -> Result<Self, clap::Error> {
+        if wal_fetch::is_asked(&line)
+            && let Ok(WalFetchOnly { place, command }) = WalFetchOnly::try_parse_from(&line)
+        {
+            let WalFetchCommand::WalFetch(args) = command;
+            let command = Command::WalFetch(args);
+            return Ok(Self { place, command });
+        }
+        Self::try_parse_from(line)
+    }
+
     /// Runs the subcommand to its end.
     pub fn run(&self) -> anyhow::Result<Exit> {
         match &self.command {
@@ -105,6 +138,27 @@ mod tests {
     #[test]
     fn the_definition_of_the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_call_of_wal_fetch_reads_the_same_in_both_definitions() {
+        for line in [
+            "pitr-tool --archive file:///a --identity i wal-fetch --until 0/3000060 f p",
+            "pitr-tool wal-fetch f p --config c",
+            "pitr-tool --config c wal-fetch --cleanup pg_wal",
+            "pitr-tool --config c --archive file:///a wal-fetch f p",
+            "pitr-tool wal-fetch --help",
+            "pitr-tool keygen --out wal-fetch",
+            "pitr-tool wal-fetch --unitl 0/3 f p",
+        ] {
+            let words = || line.split(' ').map(OsString::from);
+            let shown = |read: Result<Cli, clap::Error>| match read {
+                Ok(cli) => format!("{cli:?}"),
+                Err(refused) => refused.to_string(),
+            };
+            let read = shown(Cli::read(words().collect()));
+            assert_eq!(read, shown(Cli::try_parse_from(words())), "{line}");
+        }
     }
 
     #[test]

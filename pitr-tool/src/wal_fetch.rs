@@ -187,13 +187,11 @@ fn classify(error: WalFetchError) -> anyhow::Error {
     }
 }
 
-/// Whether this process was started as `wal-fetch`, by the arguments after its own name. A value that reads the same
-/// is taken for it: too careful is harmless.
-pub fn is_asked(arguments: impl IntoIterator<Item = OsString>) -> bool {
-    arguments
-        .into_iter()
-        .skip(1)
-        .any(|argument| argument == NAME)
+/// Whether a command line, its own name first, is for `wal-fetch`. A value that reads the same is taken for it: too careful is
+/// harmless.
+#[must_use]
+pub fn is_asked(line: &[OsString]) -> bool {
+    line.iter().skip(1).any(|argument| argument == NAME)
 }
 
 /// Makes a panic anywhere end the process with 126 instead of Rust's 101.
@@ -236,7 +234,10 @@ mod tests {
 
     #[test]
     fn it_is_recognised_wherever_the_subcommand_stands() {
-        let asked = |line: &str| is_asked(line.split(' ').map(OsString::from));
+        let asked = |line: &str| {
+            let line: Vec<_> = line.split(' ').map(OsString::from).collect();
+            is_asked(&line)
+        };
         assert!(asked(
             "pitr-tool --archive file:///a wal-fetch 00000002.history p"
         ));

@@ -250,6 +250,7 @@ impl Piece {
                 let bytes = &room[(from - start) as usize..(to - start) as usize];
                 file.write_all_at(bytes, from - wanted.start)
                     .map_err(WalFetchError::file("write", path))?;
+                write_back(file, from - wanted.start, bytes.len());
             }
         }
         Ok(self.end())
@@ -264,6 +265,13 @@ impl Piece {
     pub(super) fn end(&self) -> u64 {
         self.0.header.end
     }
+}
+
+/// Has the kernel begin to write a stretch back. A file that is written back all at once when it is complete holds up the syncs of
+/// the recovery beside it; this advice, where it does anything, begins with that and keeps what is not written yet.
+fn write_back(file: &File, offset: u64, bytes: usize) {
+    let bytes = std::num::NonZero::new(bytes as u64);
+    let _ = rustix::fs::fadvise(file, offset, bytes, rustix::fs::Advice::DontNeed);
 }
 
 /// Fills up with zeros, written out: PostgreSQL may use the file again and counts on its blocks.

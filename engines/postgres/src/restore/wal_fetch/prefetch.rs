@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use pitr_archive::Reading;
-use tokio::task::JoinSet;
 
 use super::decide::Decision;
 use super::error::WalFetchError;
@@ -42,7 +41,7 @@ pub fn detach() {
     }
 }
 
-/// Keeps files ready in `ready` until the server stops asking, ends, or all that is archived is there.
+/// Keeps files ready in `ready` until the server stops asking, ends, or has taken all that is archived.
 ///
 /// # Errors
 /// Whatever keeps it from going on. The foreground then fetches for itself and finds out what it means.
@@ -136,7 +135,6 @@ impl Ahead<'_> {
         let mut pieces = std::pin::pin!(self.log.pieces(run, first, whole_end).await?);
         let mut at = position;
         let (mut open, mut room): (Option<Open>, Vec<u8>) = (None, Vec::new());
-        let mut syncing: JoinSet<Result<(), WalFetchError>> = JoinSet::new();
         while let Some(piece) = pieces.next().await {
             let piece = piece?;
             let mut from = piece.start().max(first);
@@ -153,18 +151,16 @@ impl Ahead<'_> {
                 let end = piece.unpack(&current.wanted, &current.file, &current.path, &mut room)?;
                 from = end.min(current.wanted.end);
                 if from == current.wanted.end {
-                    let done = open.take().expect("it was opened above");
-                    self.hand_over(done, &mut syncing);
-                    while let Some(done) = syncing.try_join_next() {
-                        done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
-                    }
+                    self.hand_over(open.take().expect("it was opened above"))?;
                 }
             }
         }
-        while let Some(done) = syncing.join_next().await {
-            done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
+        // While files lie ready nobody else needs to start looking for more.
+        let taken = |start: u64| start + self.segment_bytes;
+        match self.wait(&mut at, whole_end, taken, server).await? {
+            Some(Turn::Elsewhere(position)) => Ok(Some(position)),
+            Some(Turn::Over) | None => Ok(None),
         }
-        Ok(None)
     }
 
     /// Waits until the segment at `start` lies in the window. What the server did instead, if it did not come nearer.
@@ -175,14 +171,16 @@ impl Ahead<'_> {
         last: impl Fn(u64) -> u64,
         server: &mut Server,
     ) -> Result<Option<Turn>, WalFetchError> {
-        let since = Instant::now();
+        let mut since = Instant::now();
         loop {
             let now = Position::read(self.ready, self.segment_bytes)?;
             let onward = now.timeline == at.timeline && now.start >= at.start;
             if !onward || now.start >= start {
                 return Ok(Some(Turn::Elsewhere(now)));
             }
-            *at = now;
+            if now != *at {
+                (*at, since) = (now, Instant::now());
+            }
             if start <= last(at.start) {
                 return Ok(None);
             }
@@ -218,17 +216,11 @@ impl Ahead<'_> {
         })
     }
 
-    /// Makes a file durable and gives it its name, beside the work on the next one. PostgreSQL syncs every file that it gets; what is
-    /// synced already costs it nothing.
-    fn hand_over(&self, open: Open, syncing: &mut JoinSet<Result<(), WalFetchError>>) {
+    /// Gives a complete file its name. PostgreSQL syncs every file that it gets, and waits for the syncs of others meanwhile.
+    fn hand_over(&self, open: Open) -> Result<(), WalFetchError> {
         let name = self.log.name(open.wanted.start, self.segment_bytes);
-        let to = self.ready.path().join(name);
-        syncing.spawn_blocking(move || {
-            open.file
-                .sync_data()
-                .map_err(WalFetchError::file("sync", &open.path))?;
-            std::fs::rename(&open.path, &to).map_err(WalFetchError::file("rename", &open.path))
-        });
+        std::fs::rename(&open.path, self.ready.path().join(name))
+            .map_err(WalFetchError::file("rename", &open.path))
     }
 }
 

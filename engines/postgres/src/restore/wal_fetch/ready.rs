@@ -2,8 +2,8 @@
 //! are needed for that.
 //!
 //! In `pg_wal/pitrd.prefetch/`: `<segment>` is complete; `<segment>.part` is being written; `asked` holds the last segment that the
-//! server was given; `window` the first and last that are being made ready; `place` says from which archive; `lock` is held by the
-//! prefetcher that is running.
+//! server was given; `window` the first and last that are being made ready; `place` says from which archive and in which run of the
+//! machine, since the files are not synced until the server has them; `lock` is held by the prefetcher that is running.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -18,6 +18,8 @@ const ASKED: &str = "asked";
 const WINDOW: &str = "window";
 const PLACE: &str = "place";
 const LOCK: &str = "lock";
+/// Another one after every start of the machine. See random(4).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// End of the name of a file that is being written.
 pub(super) const PART: &str = ".part";
 
@@ -25,6 +27,7 @@ pub(super) const PART: &str = ".part";
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ready {
     path: PathBuf,
+    boot: String,
 }
 
 /// Proof that this process is the prefetcher of its directory, for as long as it is held.
@@ -48,6 +51,7 @@ impl Ready {
     pub fn in_directory(pg_wal: &Path) -> Self {
         Self {
             path: pg_wal.join(DIRECTORY),
+            boot: fs::read_to_string(BOOT_ID).unwrap_or_default(),
         }
     }
 
@@ -57,13 +61,11 @@ impl Ready {
         &self.path
     }
 
-    /// Gives the server the segment `name` at `to` if it is ready and from the archive that `place` names.
+    /// Gives the server the segment `name` at `to` if it is ready, from the archive that `place` names, and since the machine started.
     pub fn take(&self, name: &str, to: &Path, place: &str) -> bool {
         // What lies here is trusted for its name alone: a name with a slash would be another file.
         let plain = !name.contains(['/', '.']);
-        plain
-            && fs::read(self.path.join(PLACE)).is_ok_and(|found| found == place.as_bytes())
-            && fs::rename(self.path.join(name), to).is_ok()
+        plain && self.is_from(place) && fs::rename(self.path.join(name), to).is_ok()
     }
 
     /// Tells the prefetcher that the server has got `name`. Makes the directory if need be, and empties it if it is for another
@@ -73,16 +75,25 @@ impl Ready {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        if fs::read(self.path.join(PLACE)).ok().as_deref() != Some(place.as_bytes()) {
+        if !self.is_from(place) {
             for entry in fs::read_dir(&self.path)? {
                 let entry = entry?;
                 if entry.file_name() != LOCK {
                     fs::remove_file(entry.path())?;
                 }
             }
-            self.replace(PLACE, place)?;
+            self.replace(PLACE, &self.origin(place))?;
         }
-        self.replace(ASKED, name)
+        self.overwrite(ASKED, name)
+    }
+
+    fn is_from(&self, place: &str) -> bool {
+        let found = fs::read_to_string(self.path.join(PLACE));
+        !self.boot.is_empty() && found.is_ok_and(|found| found == self.origin(place))
+    }
+
+    fn origin(&self, place: &str) -> String {
+        format!("{place}\n{}", self.boot)
     }
 
     fn replace(&self, name: &str, text: &str) -> io::Result<()> {
@@ -98,6 +109,18 @@ impl Ready {
         fs::rename(&new, self.path.join(name))
     }
 
+    /// The same for a text that is always as long: where it lies, which costs a recovery less than a new file each time. Whoever reads
+    /// half of it looks again soon, or fetches what would have been ready.
+    fn overwrite(&self, name: &str, text: &str) -> io::Result<()> {
+        match fs::OpenOptions::new()
+            .write(true)
+            .open(self.path.join(name))
+        {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.replace(name, text),
+            file => file?.write_all(text.as_bytes()),
+        }
+    }
+
     /// The last segment that the server got.
     pub(super) fn asked(&self) -> io::Result<String> {
         fs::read_to_string(self.path.join(ASKED))
@@ -105,7 +128,7 @@ impl Ready {
 
     /// Says which segments, by name, are being made ready.
     pub(super) fn announce(&self, first: &str, last: &str) -> io::Result<()> {
-        self.replace(WINDOW, &format!("{first} {last}"))
+        self.overwrite(WINDOW, &format!("{first} {last}"))
     }
 
     /// Whether a running prefetcher will have `name` ready before long.
@@ -206,6 +229,18 @@ mod tests {
         ready.note(NAME, "elsewhere").unwrap();
         assert!(!ready.path().join(NAME).exists(), "of another archive");
         assert_eq!(ready.asked().unwrap(), NAME);
+    }
+
+    #[test]
+    fn what_lay_ready_when_the_machine_stopped_is_not_trusted() {
+        let (scratch, mut ready) = scratch();
+        assert!(!ready.boot.is_empty());
+        ready.note("000000010000000000000002", "here").unwrap();
+        fs::write(ready.path().join(NAME), "").unwrap();
+        ready.boot = "another run".to_owned();
+        assert!(!ready.take(NAME, &scratch.path().join("to"), "here"));
+        ready.note("000000010000000000000002", "here").unwrap();
+        assert!(!ready.path().join(NAME).exists());
     }
 
     #[test]

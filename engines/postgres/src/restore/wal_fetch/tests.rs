@@ -272,14 +272,17 @@ async fn the_prefetcher_stays_ahead_by_whole_segments_and_leaves_the_cut_off_one
     let ready = Ready::beside(&site.to()).unwrap();
     ready.note(&name(1, 1), "here").unwrap();
     let running = ready.run().unwrap().unwrap();
-    prefetch(&site.reading, &ready, running).await.unwrap();
+    let (reading, its) = (Arc::clone(&site.reading), ready.clone());
+    let prefetcher = tokio::spawn(async move { prefetch(&reading, &its, running).await });
     for segment in 2..6 {
-        assert!(
-            ready.take(&name(1, segment), &site.to(), "here"),
-            "{segment}"
-        );
+        while !ready.take(&name(1, segment), &site.to(), "here") {
+            assert!(ready.is_running(), "it stays until the last is taken");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         site.assert_holds(segment, (segment + 1) * SEGMENT);
+        ready.note(&name(1, segment), "here").unwrap();
     }
+    prefetcher.await.unwrap().unwrap();
     assert!(
         !ready.take(&name(1, 6), &site.to(), "here"),
         "it may have grown when it is asked for"
