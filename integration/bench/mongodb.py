@@ -46,11 +46,11 @@ class ReplicaSet:
 class Archive(ours.Pitrd):
     """An archive of the set that goes back, as often as asked, to where it stood when it was kept.
 
-    A segment every 20 ms: 16 of them in flight, so that a disk that takes its time with one does not hold up the rest."""
+    A segment every 10 ms: 16 of them in flight, so that a disk that takes its time with one does not hold up the rest."""
 
     def __init__(self, scratch, source, name, log="oplog"):
         section = f'[source.mongodb]\nuri = "{source.uri}"\ncapture = "{log}"'
-        super().__init__(scratch, None, name, linger="20ms", source=section, settings="puts_in_flight = 16")
+        super().__init__(scratch, None, name, linger="10ms", source=section, settings="puts_in_flight = 16")
         self.source = source
 
     def begin(self):
