@@ -29,7 +29,7 @@ PARTS = set(os.environ.get("PITRD_BENCH_ONLY", "catchup,tps,durable,backup,repla
 SCALE = int(os.environ.get("PITRD_BENCH_SCALE", "65"))
 WAL_MB = int(os.environ.get("PITRD_BENCH_WAL_MB", "1024"))
 # Stores far away: so much more, so that a second's work is not held against the rounds of its first and last calls. A restore has
-# seven of them, 0.7 s at 100 ms, whatever its size.
+# about seven of them, 0.7 s at 100 ms, whatever its size.
 WAL_TIMES_FAR, SCALE_TIMES_FAR = 3, 10
 CODECS = [("zst", 1), ("zst", 3), ("lz4", None)]
 SETTINGS = ["shared_buffers=512MB", "max_wal_size=20GB", "wal_keep_size=20GB", "checkpoint_timeout=1h",

@@ -68,8 +68,7 @@ Examples:
 Exit codes: 0 done; 1 the answer is no; 2 usage or configuration; 3 the target cannot be reached; 4 keys;
 5 fenced, or the archive belongs to another; 6 store or source unavailable; 7 damage in the archive.";
 
-/// As much of the command line as `wal-fetch` has: the server waits for it at every file, and what takes longest of a call is to
-/// build the whole.
+/// As much of the command line as `wal-fetch` has: the server waits for it at every file, and to build the whole takes longer.
 #[derive(Parser)]
 #[command(name = "pitr-tool")]
 struct WalFetchOnly {

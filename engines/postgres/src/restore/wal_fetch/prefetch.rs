@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use pitr_archive::Reading;
+use tokio::task::JoinSet;
 
 use super::decide::Decision;
 use super::error::WalFetchError;
@@ -51,12 +52,16 @@ pub async fn prefetch(
     running: Running,
 ) -> Result<(), WalFetchError> {
     let segment_bytes = Source::of(reading.archive())?.wal_segment_bytes;
+    let place = ready
+        .place()
+        .map_err(WalFetchError::file("read", ready.path()))?;
     let mut server = Server::beside(ready);
     let mut position = Position::read(ready, segment_bytes)?;
     loop {
         let log = Log::open(reading, position.timeline).await?;
         let ahead = Ahead {
             ready,
+            place: &place,
             log: &log,
             segment_bytes,
             segments: (AHEAD_BYTES / segment_bytes).max(AHEAD_SEGMENTS_MIN),
@@ -92,6 +97,7 @@ impl Position {
 /// One unbroken stretch of files, from the segment behind where the server is.
 struct Ahead<'a> {
     ready: &'a Ready,
+    place: &'a str,
     log: &'a Log,
     segment_bytes: u64,
     segments: u64,
@@ -135,6 +141,7 @@ impl Ahead<'_> {
         let mut pieces = std::pin::pin!(self.log.pieces(run, first, whole_end).await?);
         let mut at = position;
         let (mut open, mut room): (Option<Open>, Vec<u8>) = (None, Vec::new());
+        let mut syncing: JoinSet<Result<(), WalFetchError>> = JoinSet::new();
         while let Some(piece) = pieces.next().await {
             let piece = piece?;
             let mut from = piece.start().max(first);
@@ -151,9 +158,16 @@ impl Ahead<'_> {
                 let end = piece.unpack(&current.wanted, &current.file, &current.path, &mut room)?;
                 from = end.min(current.wanted.end);
                 if from == current.wanted.end {
-                    self.hand_over(open.take().expect("it was opened above"))?;
+                    let done = open.take().expect("it was opened above");
+                    self.hand_over(done, &mut syncing);
+                    while let Some(done) = syncing.try_join_next() {
+                        done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
+                    }
                 }
             }
+        }
+        while let Some(done) = syncing.join_next().await {
+            done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
         }
         // While files lie ready nobody else needs to start looking for more.
         let taken = |start: u64| start + self.segment_bytes;
@@ -184,7 +198,7 @@ impl Ahead<'_> {
             if start <= last(at.start) {
                 return Ok(None);
             }
-            if since.elapsed() > IDLE || !server.lives() {
+            if since.elapsed() > IDLE || !server.lives() || !self.ready.is_from(self.place) {
                 return Ok(Some(Turn::Over));
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -216,11 +230,21 @@ impl Ahead<'_> {
         })
     }
 
-    /// Gives a complete file its name. PostgreSQL syncs every file that it gets, and waits for the syncs of others meanwhile.
-    fn hand_over(&self, open: Open) -> Result<(), WalFetchError> {
+    /// Makes a file durable and gives it its name, beside the work on the next one. PostgreSQL syncs every file that it gets; what is
+    /// synced already costs it nothing. Where another archive's files are wanted by now, it gets none.
+    fn hand_over(&self, open: Open, syncing: &mut JoinSet<Result<(), WalFetchError>>) {
         let name = self.log.name(open.wanted.start, self.segment_bytes);
-        std::fs::rename(&open.path, self.ready.path().join(name))
-            .map_err(WalFetchError::file("rename", &open.path))
+        let (ready, place) = (self.ready.clone(), self.place.to_owned());
+        syncing.spawn_blocking(move || {
+            open.file
+                .sync_data()
+                .map_err(WalFetchError::file("sync", &open.path))?;
+            if !ready.is_from(&place) {
+                return Ok(());
+            }
+            std::fs::rename(&open.path, ready.path().join(name))
+                .map_err(WalFetchError::file("rename", &open.path))
+        });
     }
 }
 

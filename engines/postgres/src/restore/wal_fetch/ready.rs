@@ -2,8 +2,8 @@
 //! are needed for that.
 //!
 //! In `pg_wal/pitrd.prefetch/`: `<segment>` is complete; `<segment>.part` is being written; `asked` holds the last segment that the
-//! server was given; `window` the first and last that are being made ready; `place` says from which archive and in which run of the
-//! machine, since the files are not synced until the server has them; `lock` is held by the prefetcher that is running.
+//! server was given; `window` the first and last that are being made ready; `place` says from which archive; `lock` is held by the
+//! prefetcher that is running.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -18,8 +18,6 @@ const ASKED: &str = "asked";
 const WINDOW: &str = "window";
 const PLACE: &str = "place";
 const LOCK: &str = "lock";
-/// Another one after every start of the machine. See random(4).
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// End of the name of a file that is being written.
 pub(super) const PART: &str = ".part";
 
@@ -27,7 +25,6 @@ pub(super) const PART: &str = ".part";
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ready {
     path: PathBuf,
-    boot: String,
 }
 
 /// Proof that this process is the prefetcher of its directory, for as long as it is held.
@@ -51,7 +48,6 @@ impl Ready {
     pub fn in_directory(pg_wal: &Path) -> Self {
         Self {
             path: pg_wal.join(DIRECTORY),
-            boot: fs::read_to_string(BOOT_ID).unwrap_or_default(),
         }
     }
 
@@ -61,7 +57,7 @@ impl Ready {
         &self.path
     }
 
-    /// Gives the server the segment `name` at `to` if it is ready, from the archive that `place` names, and since the machine started.
+    /// Gives the server the segment `name` at `to` if it is ready and from the archive that `place` names.
     pub fn take(&self, name: &str, to: &Path, place: &str) -> bool {
         // What lies here is trusted for its name alone: a name with a slash would be another file.
         let plain = !name.contains(['/', '.']);
@@ -82,18 +78,19 @@ impl Ready {
                     fs::remove_file(entry.path())?;
                 }
             }
-            self.replace(PLACE, &self.origin(place))?;
+            self.replace(PLACE, place)?;
         }
         self.overwrite(ASKED, name)
     }
 
-    fn is_from(&self, place: &str) -> bool {
-        let found = fs::read_to_string(self.path.join(PLACE));
-        !self.boot.is_empty() && found.is_ok_and(|found| found == self.origin(place))
+    /// Whether what lies here is from the archive that `place` names.
+    pub(super) fn is_from(&self, place: &str) -> bool {
+        self.place().is_ok_and(|found| found == place)
     }
 
-    fn origin(&self, place: &str) -> String {
-        format!("{place}\n{}", self.boot)
+    /// From which archive it is.
+    pub(super) fn place(&self) -> io::Result<String> {
+        fs::read_to_string(self.path.join(PLACE))
     }
 
     fn replace(&self, name: &str, text: &str) -> io::Result<()> {
@@ -229,18 +226,6 @@ mod tests {
         ready.note(NAME, "elsewhere").unwrap();
         assert!(!ready.path().join(NAME).exists(), "of another archive");
         assert_eq!(ready.asked().unwrap(), NAME);
-    }
-
-    #[test]
-    fn what_lay_ready_when_the_machine_stopped_is_not_trusted() {
-        let (scratch, mut ready) = scratch();
-        assert!(!ready.boot.is_empty());
-        ready.note("000000010000000000000002", "here").unwrap();
-        fs::write(ready.path().join(NAME), "").unwrap();
-        ready.boot = "another run".to_owned();
-        assert!(!ready.take(NAME, &scratch.path().join("to"), "here"));
-        ready.note("000000010000000000000002", "here").unwrap();
-        assert!(!ready.path().join(NAME).exists());
     }
 
     #[test]

@@ -328,6 +328,25 @@ async fn the_prefetcher_keeps_its_window_and_follows_the_server_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_prefetcher_ends_when_another_archive_s_files_are_wanted() {
+    let site = Site::new().await;
+    site.log(1, 0..6 * SEGMENT).await;
+    let ready = Ready::beside(&site.to()).unwrap();
+    ready.note(&name(1, 0), "here").unwrap();
+    let running = ready.run().unwrap().unwrap();
+    let (reading, its) = (Arc::clone(&site.reading), ready.clone());
+    let prefetcher = tokio::spawn(async move { prefetch(&reading, &its, running).await });
+    while !ready.path().join(name(1, 5)).exists() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    ready.note(&name(1, 0), "elsewhere").unwrap();
+    // In the instant between the one note and the other it may also find none.
+    let ended = tokio::time::timeout(Duration::from_secs(30), prefetcher).await;
+    let _ = ended.expect("it does not wait to be asked").unwrap();
+    assert!(!ready.is_running() && !ready.path().join(name(1, 1)).exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_prefetcher_stops_at_damage_and_says_so() {
     let site = Site::new().await;
     site.log(1, 0..6 * SEGMENT).await;
