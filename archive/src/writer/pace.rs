@@ -37,13 +37,17 @@ impl Pace {
         self.is_level = is_level;
     }
 
-    /// Nothing is there for now: returns when it is time to look again, at once while the source is known to have more. Cancel safe: what
-    /// is left of the rest is taken with the next call.
-    pub async fn rest(&mut self) {
+    /// Nothing is there for now: whether to rest before looking again, which nobody does while the source is known to have more.
+    pub fn rests(&mut self) -> bool {
         let now = Instant::now();
         if self.is_level && now >= self.since {
             self.since = now + self.rest;
         }
+        self.since > now
+    }
+
+    /// The end of the rest. Cancel safe: what is left of it is taken with the next call.
+    pub async fn rest(&self) {
         tokio::time::sleep_until(self.since).await;
     }
 }
@@ -59,6 +63,7 @@ mod tests {
         let (mut pace, start) = (Pace::new(SECOND), Instant::now());
         for _ in 0..50 {
             pace.read(is_level);
+            assert_eq!(pace.rests(), is_level);
             pace.rest().await;
         }
         start.elapsed()
@@ -83,9 +88,11 @@ mod tests {
     async fn a_rest_that_was_broken_off_is_taken_up_again() {
         let mut pace = Pace::new(SECOND);
         pace.read(true);
+        assert!(pace.rests());
         let broken = tokio::time::timeout(REST_MAX / 4, pace.rest()).await;
         assert!(broken.is_err());
         let start = Instant::now();
+        assert!(pace.rests());
         pace.rest().await;
         assert!(start.elapsed() < REST_MAX, "{:?}", start.elapsed());
         assert!(start.elapsed() >= REST_MAX / 2, "{:?}", start.elapsed());

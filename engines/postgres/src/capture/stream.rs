@@ -384,7 +384,8 @@ async fn next(
         }
         *files = None;
     }
-    if stream.is_drained() {
+    if stream.is_drained() && pace.rests() {
+        stream.lay_aside();
         pace.rest().await;
     }
     Ok(Next::Said(stream.next().await?))

@@ -10,6 +10,7 @@ mod hosts;
 mod keywords;
 mod passfile;
 mod settings;
+mod socket;
 mod sql;
 mod syntax;
 mod tls;

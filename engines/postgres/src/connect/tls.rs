@@ -9,13 +9,13 @@ use rustls::client::Resumption;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::ConnectError;
 use super::certificate::parse_certificate;
 use super::conninfo::{ConnInfo, Host, SslMode, TlsVersion};
+use super::socket::Socket;
 use super::verify::{Authorities, Verifier, explain};
 
 /// TLS as one connection string wants it for one host.
@@ -90,7 +90,7 @@ impl Tls {
     }
 
     /// The handshake. The error is a sentence.
-    pub(super) async fn handshake(&self, tcp: TcpStream) -> Result<TlsStream<TcpStream>, String> {
+    pub(super) async fn handshake(&self, tcp: Socket) -> Result<TlsStream<Socket>, String> {
         let connector = TlsConnector::from(Arc::clone(&self.config));
         let connecting = connector.connect(self.name.clone(), tcp);
         connecting.await.map_err(|error| {
@@ -106,7 +106,7 @@ impl Tls {
 }
 
 /// `tls-server-end-point` channel binding data (RFC 5929); `None` if the certificate's signature has no hash of its own.
-pub(super) fn end_point(stream: &TlsStream<TcpStream>) -> Option<Vec<u8>> {
+pub(super) fn end_point(stream: &TlsStream<Socket>) -> Option<Vec<u8>> {
     let leaf = stream.get_ref().1.peer_certificates()?.first()?;
     let hash = parse_certificate(leaf)?.signature_hash?;
     Some(hash.of(leaf))

@@ -15,6 +15,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::ConnectError;
 use super::conninfo::Keepalives;
+use super::socket::Socket;
 use super::tls::{Tls, end_point};
 
 /// Why `channel_binding=require` refuses a server that could bind and does not.
@@ -36,13 +37,13 @@ pub(super) enum Encryption {
 /// A byte stream to a server. Reads and writes are cancel safe, as those of the sockets are.
 pub(crate) struct Transport {
     stream: Stream,
+    is_local: bool,
     end_point: Option<Vec<u8>>,
 }
 
 enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 impl Transport {
@@ -57,21 +58,23 @@ impl Transport {
             place: place.into(),
             source,
         };
-        let plain = |stream| Self {
-            stream,
+        let plain = |socket, is_local| Self {
+            stream: Stream::Plain(socket),
+            is_local,
             end_point: None,
         };
         let address = match address {
             Address::Unix(path) => {
                 let socket = UnixStream::connect(path).await.map_err(unreachable)?;
-                return Ok(plain(Stream::Unix(socket)));
+                return Ok(plain(Socket::Unix(socket), true));
             }
             Address::Tcp(address) => address,
         };
         let mut tcp = TcpStream::connect(address).await.map_err(unreachable)?;
         configure(&tcp, keepalives).map_err(unreachable)?;
+        let is_local = is_local(&tcp);
         let (tls, always) = match encryption {
-            Encryption::Never => return Ok(plain(Stream::Tcp(tcp))),
+            Encryption::Never => return Ok(plain(Socket::Tcp(tcp), is_local)),
             Encryption::IfOffered(tls) => (tls, false),
             Encryption::Always(tls) => (tls, true),
         };
@@ -80,16 +83,17 @@ impl Transport {
         tcp.write_all(&request).await.map_err(unreachable)?;
         // One byte and no more: what comes after it must already be inside TLS.
         let reason = match tcp.read_u8().await.map_err(unreachable)? {
-            b'S' => match tls.handshake(tcp).await {
+            b'S' => match tls.handshake(Socket::Tcp(tcp)).await {
                 Ok(stream) => {
                     return Ok(Self {
                         end_point: end_point(&stream),
+                        is_local,
                         stream: Stream::Tls(Box::new(stream)),
                     });
                 }
                 Err(reason) => reason,
             },
-            b'N' if !always => return Ok(plain(Stream::Tcp(tcp))),
+            b'N' if !always => return Ok(plain(Socket::Tcp(tcp), is_local)),
             b'N' => {
                 "the server does not offer it; set ssl = on there, or choose another sslmode".into()
             }
@@ -106,20 +110,20 @@ impl Transport {
         })
     }
 
-    /// Whether TLS is in use.
     /// Whether the peer is on this host.
     pub(crate) fn is_local(&self) -> bool {
-        let tcp = match &self.stream {
-            Stream::Unix(_) => return true,
-            Stream::Tcp(tcp) => tcp,
-            Stream::Tls(tls) => tls.get_ref().0,
-        };
-        match (tcp.peer_addr(), tcp.local_addr()) {
-            (Ok(peer), Ok(ours)) => peer.ip().is_loopback() || peer.ip() == ours.ip(),
-            _ => false,
+        self.is_local
+    }
+
+    /// What arrives wakes nobody until the next read or write.
+    pub(crate) fn lay_aside(&mut self) {
+        match &mut self.stream {
+            Stream::Plain(socket) => socket.lay_aside(),
+            Stream::Tls(tls) => tls.get_mut().0.lay_aside(),
         }
     }
 
+    /// Whether TLS is in use.
     pub(crate) fn is_encrypted(&self) -> bool {
         matches!(self.stream, Stream::Tls(_))
     }
@@ -140,6 +144,13 @@ impl Transport {
     /// `tls-server-end-point` data, if the channel can be bound to.
     pub(crate) fn end_point(&self) -> Option<&[u8]> {
         self.end_point.as_deref()
+    }
+}
+
+fn is_local(tcp: &TcpStream) -> bool {
+    match (tcp.peer_addr(), tcp.local_addr()) {
+        (Ok(peer), Ok(ours)) => peer.ip().is_loopback() || peer.ip() == ours.ip(),
+        _ => false,
     }
 }
 
@@ -166,8 +177,7 @@ fn configure(tcp: &TcpStream, keepalives: Keepalives) -> io::Result<()> {
 macro_rules! delegate {
     ($self:ident, $stream:ident => $call:expr) => {
         match &mut $self.get_mut().stream {
-            Stream::Tcp($stream) => $call,
-            Stream::Unix($stream) => $call,
+            Stream::Plain($stream) => $call,
             Stream::Tls($stream) => $call,
         }
     };

@@ -157,6 +157,11 @@ impl WalStream {
         self.client.wire.is_drained()
     }
 
+    /// What the server sends wakes nobody until the next call of [`Self::next`] or [`Self::send_status`].
+    pub fn lay_aside(&mut self) {
+        self.client.wire.lay_aside();
+    }
+
     /// Tells the server how far we are. May be called while nobody polls [`Self::next`]. Cancel safe: the message is then sent
     /// with the next call of either.
     ///

@@ -67,6 +67,11 @@ impl Wire {
         self.block.is_empty()
     }
 
+    /// What arrives wakes nobody until the next read or write.
+    pub(super) fn lay_aside(&mut self) {
+        self.transport.lay_aside();
+    }
+
     /// The next message that is not a notice or a changed setting; what the server reports as an error is one here.
     /// Cancel safe: what was read stays for the next call.
     pub(super) async fn message(&mut self) -> Result<Frame, ReplicationError> {
