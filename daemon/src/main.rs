@@ -52,7 +52,9 @@ fn run(args: &Args) -> anyhow::Result<Exit> {
         .build()?;
     let accept_break = args.accept_break;
     let ended = runtime.block_on(supervise::run(|supervision| {
-        pitrd::run::run(config, accept_break, supervision)
+        // On a worker of its own: what it wakes stays with it, where the thread of `block_on` would wake a worker for every piece of log.
+        let work = tokio::spawn(pitrd::run::run(config, accept_break, supervision));
+        async { work.await? }
     }));
     // A store that hangs must not keep the process: what it was doing was not acknowledged.
     runtime.shutdown_background();

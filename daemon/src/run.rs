@@ -28,7 +28,7 @@ const TURN_EVERY: Duration = Duration::from_secs(1);
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 
 /// A capture under way: it ends when it is asked to stop, or with what waiting cannot mend.
-type Capture = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
+type Capture = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
 /// Archives until it is asked to stop.
 pub async fn run(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use pitr_archive::catalogue;
-use pitr_archive::writer::Writer;
+use pitr_archive::writer::{Writer, stopped};
 use pitr_mongodb::base as mongodb;
 use pitr_postgres::backup::{self, ManifestCache, TakeSettings, Taken, WAL_WAIT, WalCover};
 use pitr_postgres::replication::Checkpoint;
@@ -89,7 +89,7 @@ pub async fn run(
     tokio::select! {
         () = schedule.take_for_ever(&mut capture) => {}
         // A closed channel means that the daemon is ending as well.
-        _ = stop.wait_for(|stop| *stop) => {}
+        () = stopped(&mut stop) => {}
     }
 }
 

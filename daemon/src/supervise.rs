@@ -3,6 +3,7 @@
 
 use std::future::Future;
 
+use pitr_archive::writer::stopped;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -25,8 +26,7 @@ impl Supervision {
 
     /// Returns when the work should stop.
     pub async fn stopped(&mut self) {
-        // A closed channel means that the supervisor is gone: then stop as well.
-        let _ = self.stop.wait_for(|stop| *stop).await;
+        stopped(&mut self.stop).await;
     }
 }
 

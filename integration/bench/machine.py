@@ -152,7 +152,7 @@ class Process:
 
 
 class Server:
-    """PostgreSQL with production durability (fsync on)."""
+    """PostgreSQL with production durability (fsync on). Everybody connects through its unix socket, as on a host they share."""
 
     def __init__(self, scratch, name, major=15, data=None, settings=()):
         self.scratch, self.name = scratch, name
@@ -192,7 +192,7 @@ class Server:
             self.process = None
 
     def client(self, program):
-        flags = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
+        flags = ["-h", self.scratch.root, "-p", str(self.port), "-U", "postgres"]
         return [self.program(program)] + flags
 
     def sql(self, statement):
@@ -202,4 +202,4 @@ class Server:
         return run(self.client("pgbench") + list(arguments) + ["postgres"])
 
     def connection(self):
-        return f"host=127.0.0.1 port={self.port} user=postgres dbname=postgres"
+        return f"host={self.scratch.root} port={self.port} user=postgres dbname=postgres"

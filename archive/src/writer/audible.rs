@@ -23,6 +23,12 @@ pub async fn audibly<T, S>(status: &watch::Sender<S>, wait: impl Future<Output =
     }
 }
 
+/// Returns when `stop` turns true, or nobody is left to say so. Cancel safe.
+pub async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // Not the value: whoever waits for it beside other things would hold its lock, and could not move between threads.
+    let _ = stop.wait_for(|&stop| stop).await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bson::raw::RawDocument;
-use pitr_archive::writer::{Compressor, LogSettings, LogWriter, Writer, audibly};
+use pitr_archive::writer::{Compressor, LogSettings, LogWriter, Writer, audibly, stopped};
 use tokio::sync::watch;
 
 pub(crate) use events::{Asking, ChangeStream};
@@ -231,7 +231,7 @@ impl Capture {
         let mut shutdown = self.shutdown.clone();
         tokio::select! {
             done = audibly(&self.status, work) => done.map(Some),
-            _ = shutdown.wait_for(|&stop| stop) => Ok(None),
+            () = stopped(&mut shutdown) => Ok(None),
         }
     }
 
@@ -241,7 +241,7 @@ impl Capture {
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.subsec_nanos());
         let wait = longest.mul_f64(0.5 + f64::from(nanos % 1000) / 2000.0);
-        let asked = self.shutdown.wait_for(|&stop| stop);
+        let asked = stopped(&mut self.shutdown);
         // Both ways of waking up lead to the same next step.
         let _ = audibly(&self.status, tokio::time::timeout(wait, asked)).await;
     }

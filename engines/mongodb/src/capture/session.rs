@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mongodb::Client;
 use mongodb::raw_batch_cursor::RawBatch;
-use pitr_archive::writer::{LogWriter, Progress, audibly};
+use pitr_archive::writer::{LogWriter, Progress, audibly, stopped};
 use tokio::time::Instant;
 
 use super::ahead::Ahead;
@@ -190,7 +190,7 @@ impl Session<'_> {
         loop {
             let batch = tokio::select! {
                 biased;
-                _ = shutdown.wait_for(|&stop| stop) => return Ok(Step::Stop),
+                () = stopped(&mut shutdown) => return Ok(Step::Stop),
                 changed = progress.changed() => {
                     if changed.is_err() {
                         return Ok(Step::WriterStopped);
@@ -210,7 +210,7 @@ impl Session<'_> {
             };
             let stopped = tokio::select! {
                 biased;
-                _ = shutdown.wait_for(|&stop| stop) => return Ok(Step::Stop),
+                () = stopped(&mut shutdown) => return Ok(Step::Stop),
                 handed = audibly(&capture.status, self.take(&batch, &mut expected)) => !handed?,
             };
             if stopped {

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pitr_archive::writer::{Compressor, LogSettings, Writer, audibly};
+use pitr_archive::writer::{Compressor, LogSettings, Writer, audibly, stopped};
 use tokio::sync::watch;
 
 pub use error::CaptureError;
@@ -241,7 +241,7 @@ impl Capture {
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.subsec_nanos());
         let wait = longest.mul_f64(0.5 + f64::from(nanos % 1000) / 2000.0);
-        let asked = self.shutdown.wait_for(|&stop| stop);
+        let asked = stopped(&mut self.shutdown);
         // Both ways of waking up lead to the same next step.
         let _ = audibly(&self.status, tokio::time::timeout(wait, asked)).await;
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pitr_archive::writer::{LogWriter, Pace, Progress};
+use pitr_archive::writer::{LogWriter, Pace, Progress, stopped};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -227,7 +227,7 @@ impl Capture {
             }
             let message = tokio::select! {
                 biased;
-                _ = shutdown.wait_for(|&stop| stop) => return Ok(Step::Stop),
+                () = stopped(&mut shutdown) => return Ok(Step::Stop),
                 changed = progress.changed() => {
                     if changed.is_err() {
                         return Ok(Step::WriterStopped);
@@ -270,7 +270,7 @@ impl Capture {
                     asked = Asked::default();
                     tail.observe(&data);
                     room.append(start.0, data);
-                    self.heard(server_end, clock, Some(end));
+                    self.heard(server_end, clock, end, stream.is_drained());
                     if let Some((clock, end)) = quiet.wal(end, server_end, clock)
                         && let Some(room) = log.room_now()
                     {
@@ -285,7 +285,7 @@ impl Capture {
                     if let Some((clock, end)) = quiet.keepalive(server_end, clock) {
                         room.observe_clock(clock, end.0);
                     }
-                    self.heard(server_end, clock, None);
+                    self.heard(server_end, clock, Lsn(0), true);
                     if reply_requested {
                         self.acknowledge(stream, &mut progress, false).await?;
                         let (received, durable) = {
@@ -309,13 +309,17 @@ impl Capture {
         matches!(refused, Ok(Err(error)) if error.is_not_now())
     }
 
-    fn heard(&self, server_end: Lsn, clock: i64, received: Option<Lsn>) {
-        self.status.send_modify(|status| {
+    /// Of many messages that were read together only the last one is worth waking those who watch the status.
+    fn heard(&self, server_end: Lsn, clock: i64, received: Lsn, is_last: bool) {
+        self.status.send_if_modified(|status| {
             (status.server_end, status.clock) = (server_end.max(status.server_end), clock);
+            (status.streaming, status.problem) = (true, None);
+            status.received = received.max(status.received);
+            is_last
         });
-        self.received(received.unwrap_or_default());
     }
 
+    /// From the server's files, up to here.
     fn received(&self, end: Lsn) {
         self.status.send_modify(|status| {
             (status.streaming, status.problem) = (true, None);
