@@ -130,6 +130,9 @@ async fn update(client: &Client, count: i32) -> anyhow::Result<serde_json::Value
         let answer = database.run_command(command).await?;
         to = answer.get_timestamp("operationTime")?.into();
     }
+    // A checkpoint now, so that none is under way while this is read.
+    let admin = client.database("admin");
+    admin.run_command(doc! { "fsync": 1 }).await?;
     Ok(json!({ "from": from.to_string(), "to": to.to_string(), "entries": count }))
 }
 
@@ -248,24 +251,19 @@ async fn load(
     Ok(json!({ "documents": count }))
 }
 
-/// Looks at names only until one has come: whoever reads the log again and again takes a share of a core from the daemon.
+/// Each segment is looked at once, when it has come: whoever reads the log again and again takes a share of a core from the daemon.
 fn wait_durable(directory: &Path, ts: ClusterTime) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let store = Arc::new(DirectoryStore::new(directory));
     let archive = runtime.block_on(Archive::open(store, "the archive"))?;
     let files = ArchiveFiles::new(directory);
-    let mut seen = Vec::new();
+    let mut seq = 0;
     loop {
-        let segments = files.segments();
-        if segments != seen {
-            let reader = LogReader::new(Arc::clone(&archive), files.log_kind().stream());
-            let end = async { reader.runs(&reader.end().await?).await };
-            let last = runtime.block_on(end)?.pop();
-            if last.is_some_and(|run| ClusterTime(run.positions.end) > ts) {
-                return Ok(());
-            }
-            seen = segments;
+        let reader = LogReader::new(Arc::clone(&archive), files.log_kind().stream());
+        match runtime.block_on(reader.header(seq))? {
+            Some(header) if ClusterTime(header.end) > ts => return Ok(()),
+            Some(_) => seq += 1,
+            None => std::thread::sleep(Duration::from_millis(1)),
         }
-        std::thread::sleep(Duration::from_millis(1));
     }
 }
