@@ -251,7 +251,7 @@ async fn load(
     Ok(json!({ "documents": count }))
 }
 
-/// Each segment is looked at once, when it has come: whoever reads the log again and again takes a share of a core from the daemon.
+/// Each segment is read once, when its name has come: whoever reads the log again and again takes a share of a core from the daemon.
 fn wait_durable(directory: &Path, ts: ClusterTime) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let store = Arc::new(DirectoryStore::new(directory));
@@ -259,11 +259,15 @@ fn wait_durable(directory: &Path, ts: ClusterTime) -> anyhow::Result<()> {
     let files = ArchiveFiles::new(directory);
     let mut seq = 0;
     loop {
-        let reader = LogReader::new(Arc::clone(&archive), files.log_kind().stream());
-        match runtime.block_on(reader.header(seq))? {
-            Some(header) if ClusterTime(header.end) > ts => return Ok(()),
-            Some(_) => seq += 1,
-            None => std::thread::sleep(Duration::from_millis(1)),
+        let stream = files.log_kind().stream();
+        if !files.path(&format!("log/{stream}/{seq:016x}")).exists() {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
         }
+        let reader = LogReader::new(Arc::clone(&archive), stream);
+        if ClusterTime(runtime.block_on(reader.header_of(seq))?.end) > ts {
+            return Ok(());
+        }
+        seq += 1;
     }
 }
