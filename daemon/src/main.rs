@@ -54,7 +54,11 @@ fn run(args: &Args) -> anyhow::Result<Exit> {
     let ended = runtime.block_on(supervise::run(|supervision| {
         // On a worker of its own: what it wakes stays with it, where the thread of `block_on` would wake a worker for every piece of log.
         let work = tokio::spawn(pitrd::run::run(config, accept_break, supervision));
-        async { work.await? }
+        // Nobody aborts it: if it does not return it has panicked, and that ends the process as a panic.
+        async {
+            work.await
+                .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        }
     }));
     // A store that hangs must not keep the process: what it was doing was not acknowledged.
     runtime.shutdown_background();

@@ -1,6 +1,6 @@
 //! When to read from a source that has just been read empty. One that writes all the time has a little more every moment: whoever takes each
 //! bit as it comes wakes source and archive thousands of times a second, and takes from the database what its transactions need.
-//! While nobody reads, a source on the same machine soon waits for room in the socket, sleeps, and then sends much at once.
+//! While nobody reads, a source behind a unix socket soon waits for room in it, sleeps, and then sends much at once.
 
 use std::time::Duration;
 

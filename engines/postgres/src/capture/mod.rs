@@ -95,6 +95,12 @@ impl CaptureStatus {
         }
     }
 
+    /// WAL came, up to `end`; or a word that brought none, with `end` zero.
+    fn has_received(&mut self, end: Lsn) {
+        (self.streaming, self.problem) = (true, None);
+        self.received = end.max(self.received);
+    }
+
     /// Bytes that the server has and the store does not.
     #[must_use]
     pub fn lag_bytes(&self) -> u64 {

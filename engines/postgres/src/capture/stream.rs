@@ -313,18 +313,14 @@ impl Capture {
     fn heard(&self, server_end: Lsn, clock: i64, received: Lsn, is_last: bool) {
         self.status.send_if_modified(|status| {
             (status.server_end, status.clock) = (server_end.max(status.server_end), clock);
-            (status.streaming, status.problem) = (true, None);
-            status.received = received.max(status.received);
+            status.has_received(received);
             is_last
         });
     }
 
     /// From the server's files, up to here.
     fn received(&self, end: Lsn) {
-        self.status.send_modify(|status| {
-            (status.streaming, status.problem) = (true, None);
-            status.received = end.max(status.received);
-        });
+        self.status.send_modify(|status| status.has_received(end));
     }
 
     /// Tells the server the durable end, exactly.

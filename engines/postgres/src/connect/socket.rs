@@ -97,6 +97,8 @@ mod tests {
             peer.write_all(b"be").await.unwrap();
             socket.lay_aside();
             socket.lay_aside();
+            let aside = matches!(socket, Socket::TcpAside(_) | Socket::UnixAside(_));
+            assert!(aside, "the runtime still watches it");
             peer.write_all(b"fore").await.unwrap();
             socket.read_exact(&mut read).await.unwrap();
             assert_eq!(&read, b"befo");
